@@ -1,0 +1,5 @@
+//! Suzu: streaming audio inference on one poll loop.
+
+pub mod id;
+pub mod reason;
+pub mod time;
