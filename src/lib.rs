@@ -1,5 +1,6 @@
 //! Suzu: streaming audio inference on one poll loop.
 
+pub mod config;
 pub mod id;
 pub mod reason;
 pub mod time;

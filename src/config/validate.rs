@@ -1,0 +1,133 @@
+//! Whether the values of a configuration agree with each other and with their ranges.
+
+use super::{Config, ConfigError, SETTINGS, Setting};
+
+/// Bytes of one second of held audio at the highest rate that is served: 48 kHz, one channel, 32-bit float.
+const AUDIO_BYTES_PER_SECOND_MAX: u128 = 48_000 * 4;
+
+/// Settings of which the first may not exceed the second, and why.
+macro_rules! order {
+    ($config:ident: $($small:ident <= $great:ident, $why:literal;)+) => {
+        [$(($config.$small > $config.$great, stringify!($small), stringify!($great), $why)),+]
+    };
+}
+
+impl Config {
+    /// Checks every range and what the values mean to each other. All problems are told at once.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let mut problems: Vec<String> = SETTINGS.iter().filter_map(|setting| self.outside(setting)).collect();
+        problems.extend(self.out_of_order());
+        problems.extend(self.no_room_for_a_stream());
+        ConfigError::unless_empty(problems)
+    }
+
+    /// How many threads run models on a machine with that many cores; at least 1.
+    pub fn worker_count(&self, cores: usize) -> usize {
+        if self.workers == 0 { cores.saturating_sub(1).max(1) } else { self.workers }
+    }
+
+    /// A library's user writes fields by hand, so each value passes through its own text once more.
+    fn outside(&self, setting: &Setting) -> Option<String> {
+        let text = (setting.get)(self);
+        let refused = (setting.set)(&mut self.clone(), &text).err()?;
+        Some(format!("{} = {}: {refused}", setting.name, setting.in_file(&text)))
+    }
+
+    fn out_of_order(&self) -> Vec<String> {
+        let order = order! { self:
+            target_bytes_max <= head_bytes_max, "the target is a part of the head";
+            body_bytes_max <= incoming_bytes_total_max, "one whole body must fit into what all may hold";
+            message_bytes_max <= incoming_bytes_total_max, "one whole message must fit into what all may hold";
+            echo_message_bytes_max <= incoming_bytes_total_max, "one whole message must fit into what all may hold";
+            echo_message_bytes_max <= outgoing_bytes_total_max, "the message goes back whole";
+            outgoing_bytes_max <= outgoing_bytes_total_max, "one connection's share is a part of the total";
+            sessions_max <= connections_max, "every session needs a connection";
+            pong_timeout <= ping_interval, "the next ping would begin the wait anew";
+            run_max <= audio_held_max, "a run is made of audio that is held";
+        };
+        let wrong = order.into_iter().filter(|(exceeds, ..)| *exceeds);
+        wrong.map(|(_, small, great, why)| self.describe_order(small, great, why)).collect()
+    }
+
+    fn describe_order(&self, small: &str, great: &str, why: &str) -> String {
+        let value = |name| Setting::named(name).map(|setting| (setting.get)(self)).unwrap_or_default();
+        format!(
+            "{small} is {}, but {great} is only {}: {why}. Lower {small} or raise {great}.",
+            value(small),
+            value(great)
+        )
+    }
+
+    fn no_room_for_a_stream(&self) -> Option<String> {
+        let one_stream = self.audio_held_max.as_millis() * AUDIO_BYTES_PER_SECOND_MAX / 1000;
+        (one_stream > self.audio_bytes_total_max as u128).then(|| {
+            format!(
+                "audio_held_max is {:?}, which is {one_stream} bytes of 48 kHz audio, but audio_bytes_total_max is \
+                 only {} bytes: not even one stream fits. Lower audio_held_max or raise audio_bytes_total_max.",
+                self.audio_held_max, self.audio_bytes_total_max
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn problems(config: &Config) -> Vec<String> {
+        config.validate().err().map(|error| error.problems).unwrap_or_default()
+    }
+
+    #[test]
+    fn the_defaults_agree() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_field_written_by_hand_is_held_against_its_range() {
+        let config = Config { head_timeout: Duration::ZERO, host: String::new(), ..Config::default() };
+        assert_eq!(
+            problems(&config),
+            [
+                "host = \"\": expected a text of one line that is not empty",
+                "head_timeout = \"0ms\": expected a duration with its unit from 10ms to 1h",
+            ]
+        );
+    }
+
+    #[test]
+    fn more_sessions_than_connections_are_refused_with_both_names() {
+        let config = Config { sessions_max: 20_000, ..Config::default() };
+        assert_eq!(
+            problems(&config),
+            ["sessions_max is 20000, but connections_max is only 10000: every session needs a connection. \
+              Lower sessions_max or raise connections_max."]
+        );
+    }
+
+    #[test]
+    fn equal_limits_are_in_order() {
+        let config = Config { sessions_max: 7, connections_max: 7, ..Config::default() };
+        assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_credit_that_no_memory_is_set_aside_for_is_refused() {
+        let config = Config {
+            audio_held_max: Duration::from_secs(10),
+            audio_bytes_total_max: 1 << 20,
+            ..Config::default()
+        };
+        let problems = problems(&config);
+        assert!(problems.len() == 1 && problems[0].contains("1920000 bytes"), "{problems:?}");
+    }
+
+    #[test]
+    fn one_core_stays_free_but_one_worker_there_is() {
+        let automatic = Config::default();
+        assert_eq!([0, 1, 2, 8].map(|cores| automatic.worker_count(cores)), [1, 1, 1, 7]);
+        let fixed = Config { workers: 3, ..Config::default() };
+        assert_eq!(fixed.worker_count(8), 3);
+    }
+}
