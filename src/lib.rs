@@ -2,5 +2,6 @@
 
 pub mod config;
 pub mod id;
+pub mod model;
 pub mod reason;
 pub mod time;

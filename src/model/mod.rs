@@ -1,0 +1,362 @@
+//! The vocabulary of inference: what a model is, what goes to a worker and what comes home.
+//!
+//! A [`Batch`] leaves the server by ownership, runs on a worker thread with [`Batch::execute`] and returns by
+//! ownership. The state of every stream travels inside it, so there are no locks and results are in order by
+//! construction. Nothing here knows of sockets, sessions' clients or the clock.
+
+mod denoise;
+mod echo;
+mod pipeline;
+mod registry;
+mod resample;
+mod segment;
+mod vad;
+
+#[cfg(test)]
+mod cost;
+#[cfg(test)]
+mod footprint;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod quality;
+#[cfg(test)]
+mod rehearsal;
+
+pub use pipeline::{
+    SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, state_bytes_max, unit,
+};
+pub use registry::Registry;
+
+use crate::id::{BatchId, SessionId};
+use serde_json::{Value, json};
+use std::any::Any;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A model's own memory of one stream. Opaque to everyone but the model that made it.
+pub type State = Box<dyn Any + Send>;
+
+/// What a model takes and gives.
+#[derive(Clone, Debug)]
+pub struct ModelSpec {
+    /// The name in `?model=` and in paths.
+    pub name: &'static str,
+    /// Counts up with every change of behaviour.
+    pub version: u32,
+    /// One sentence for `suzu models` and `/v1/models`.
+    pub description: &'static str,
+    /// The rate the model works at, hertz; `None` takes every stream at its own rate.
+    pub sample_rate_hz: Option<u32>,
+    /// Samples that one inference looks at, at the model's rate.
+    pub window: usize,
+    /// Distance between the starts of two windows, at most `window`.
+    pub hop: usize,
+    /// Samples (model's rate) by which audio given back lags audio taken; the pipeline trims them.
+    pub latency: usize,
+    /// Whether processed audio comes back.
+    pub audio_out: bool,
+    /// The tensors of a result, one row for each window.
+    pub outputs: Vec<OutputSpec>,
+    /// Upper bound of one stream's own model state, bytes on the heap, without resamplers.
+    pub state_bytes: usize,
+    /// Whether one call for many streams is cheaper than one call each. If not, each run gets a call of its
+    /// own, so that a panic hurts one stream only.
+    pub batched: bool,
+}
+
+/// One output tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputSpec {
+    /// Its name in `Results.outputs`.
+    pub name: &'static str,
+    /// Its element type.
+    pub datatype: Datatype,
+}
+
+/// Element types, named as in the Open Inference Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datatype {
+    /// 32-bit float.
+    Fp32,
+    /// 32-bit unsigned integer.
+    Uint32,
+}
+
+impl ModelSpec {
+    /// The rate at which the model sees a stream of `stream_rate_hz`.
+    pub fn rate_for(&self, stream_rate_hz: u32) -> u32 {
+        self.sample_rate_hz.unwrap_or(stream_rate_hz)
+    }
+
+    /// The same as JSON, for `/v1/models` and `suzu models --json`.
+    pub fn to_json(&self) -> Value {
+        let outputs = self.outputs.iter();
+        let outputs =
+            outputs.map(|output| json!({ "name": output.name, "datatype": output.datatype.name() }));
+        json!({
+            "name": self.name,
+            "version": self.version,
+            "description": self.description,
+            "sample_rate_hz": self.sample_rate_hz,
+            "window": self.window,
+            "hop": self.hop,
+            "latency": self.latency,
+            "audio_out": self.audio_out,
+            "outputs": outputs.collect::<Vec<_>>(),
+        })
+    }
+}
+
+impl Datatype {
+    /// The name on the wire.
+    pub fn name(self) -> &'static str {
+        match self {
+            Datatype::Fp32 => "FP32",
+            Datatype::Uint32 => "UINT32",
+        }
+    }
+}
+
+/// A model: shared by all workers, so it holds no stream's state.
+pub trait Model: Send + Sync + 'static {
+    /// What it takes and gives.
+    fn spec(&self) -> &ModelSpec;
+
+    /// The state of a stream that has heard nothing yet.
+    fn start(&self) -> State;
+
+    /// Infers every lane's windows in order, updates its state and appends to its outcome: exactly `count` rows
+    /// to each output, and `count * hop` samples to `audio` if the model gives audio back.
+    fn infer(&self, lanes: &mut [Lane<'_>]);
+}
+
+/// One stream's share of a call to [`Model::infer`].
+pub struct Lane<'a> {
+    /// The stream's state, made by this model's `start`.
+    pub state: &'a mut State,
+    /// `(count - 1) * hop + window` samples at the model's rate, mono, finite, within -1..=1.
+    pub samples: &'a [f32],
+    /// How many windows; may be 0 at the end of the stream.
+    pub count: usize,
+    /// Index of the first window since the stream began.
+    pub first_window: u64,
+    /// `Some` in the last call for a stream: its true length in samples at the model's rate. Whatever is open has
+    /// to be closed, and no event may lie later. Windows that begin at or after it are silence that flushes
+    /// `ModelSpec::latency`: they get rows like any other (the pipeline drops them) but no say in
+    /// `Findings::speech_probability` and `is_speech`.
+    pub ends_at: Option<u64>,
+    /// Where the results go.
+    pub findings: &'a mut Findings,
+}
+
+/// What a model appends for each window.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// One per `ModelSpec::outputs`, same order; rows appended window by window.
+    pub outputs: Vec<TensorData>,
+    /// Processed audio at the model's rate.
+    pub audio: Vec<f32>,
+    /// What was detected, in order of time.
+    pub events: Vec<Event>,
+    /// Probability of speech in the last window, if the model tells one.
+    pub speech_probability: Option<f32>,
+    /// Whether speech is going on after the last window (hysteresis applied), if the model tells.
+    pub is_speech: Option<bool>,
+}
+
+/// The elements of an output, row after row.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TensorData {
+    /// [`Datatype::Fp32`]
+    Fp32(Vec<f32>),
+    /// [`Datatype::Uint32`]
+    Uint32(Vec<u32>),
+}
+
+impl TensorData {
+    /// An output without rows.
+    pub fn new(datatype: Datatype) -> Self {
+        match datatype {
+            Datatype::Fp32 => TensorData::Fp32(Vec::new()),
+            Datatype::Uint32 => TensorData::Uint32(Vec::new()),
+        }
+    }
+
+    /// The type of its elements.
+    pub fn datatype(&self) -> Datatype {
+        match self {
+            TensorData::Fp32(_) => Datatype::Fp32,
+            TensorData::Uint32(_) => Datatype::Uint32,
+        }
+    }
+
+    /// How many elements.
+    pub fn len(&self) -> usize {
+        match self {
+            TensorData::Fp32(data) => data.len(),
+            TensorData::Uint32(data) => data.len(),
+        }
+    }
+
+    /// Whether it has no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Appends an element to an [`Datatype::Fp32`] output.
+    ///
+    /// # Panics
+    /// If the output is of another type: the model contradicts its own [`ModelSpec`].
+    pub fn push_f32(&mut self, value: f32) {
+        match self {
+            TensorData::Fp32(data) => data.push(value),
+            other => panic!("an FP32 element for an output of {}", other.datatype().name()),
+        }
+    }
+
+    /// Appends an element to an [`Datatype::Uint32`] output.
+    ///
+    /// # Panics
+    /// If the output is of another type: the model contradicts its own [`ModelSpec`].
+    pub fn push_u32(&mut self, value: u32) {
+        match self {
+            TensorData::Uint32(data) => data.push(value),
+            other => panic!("a UINT32 element for an output of {}", other.datatype().name()),
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        match self {
+            TensorData::Fp32(data) => data.truncate(len),
+            TensorData::Uint32(data) => data.truncate(len),
+        }
+    }
+
+    fn is_finite(&self) -> bool {
+        match self {
+            TensorData::Fp32(data) => data.iter().all(|value| value.is_finite()),
+            TensorData::Uint32(_) => true,
+        }
+    }
+}
+
+impl Findings {
+    /// Findings as a model gets them: every output there, nothing in them.
+    pub fn empty(spec: &ModelSpec) -> Self {
+        let outputs = spec.outputs.iter().map(|output| TensorData::new(output.datatype)).collect();
+        Self { outputs, ..Self::default() }
+    }
+
+    /// Makes them empty again; what is allocated is kept if it fits the outputs.
+    fn reset(&mut self, spec: &ModelSpec) {
+        let fits = self.outputs.len() == spec.outputs.len()
+            && self
+                .outputs
+                .iter()
+                .zip(&spec.outputs)
+                .all(|(data, output)| data.datatype() == output.datatype);
+        if !fits {
+            *self = Self::empty(spec);
+        }
+        self.outputs.iter_mut().for_each(|data| data.truncate(0));
+        self.audio.clear();
+        self.events.clear();
+        self.speech_probability = None;
+        self.is_speech = None;
+    }
+}
+
+/// Something that a model detected at a point in time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Event {
+    /// What.
+    pub kind: EventKind,
+    /// When: samples at the model's rate since the stream began.
+    pub at_sample: u64,
+}
+
+/// Kinds of detection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// Speech began (padding already subtracted).
+    SpeechStarted,
+    /// Speech ended (padding already added).
+    SpeechEnded,
+}
+
+/// Consecutive audio of one session on its way through a worker.
+pub struct Run {
+    /// Whose it is.
+    pub session: SessionId,
+    /// All that is remembered of the stream: resamplers, left-over samples, the model's state.
+    pub state: Box<StreamState>,
+    /// Mono samples at the stream's rate, finite, within -1..=1. Whole units unless `last`.
+    pub samples: Vec<f32>,
+    /// The stream ends here: the tail is padded with silence and every delay is flushed.
+    pub last: bool,
+    /// Filled in by [`Batch::execute`].
+    pub outcome: Outcome,
+}
+
+/// What became of a run.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// How many windows were inferred; may be 0.
+    pub windows: usize,
+    /// Where in the stream the first window begins, milliseconds.
+    pub start_ms: f64,
+    /// How much audio the windows advance, milliseconds (not counting padding at the end of the stream).
+    pub duration_ms: f64,
+    /// What the model found. `findings.audio` is at the *stream's* rate here, all delays taken out: over the whole
+    /// stream exactly as many samples come back as went in, so the last run may give audio without any window.
+    /// `Event::at_sample` stays at the model's rate.
+    pub findings: Findings,
+    /// Why there are no findings, if the model failed. The model's state has then been started afresh, and
+    /// `start_ms` and `duration_ms` tell the audio that was lost. A model that gives audio back gives silence in
+    /// its place, so that what follows stays aligned.
+    pub failure: Option<Failure>,
+}
+
+/// How inference failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The model panicked; its message.
+    Panicked(String),
+    /// The model gave NaN or infinity.
+    NotFinite,
+    /// The model gave another number of rows or samples than it must.
+    WrongShape,
+}
+
+impl Run {
+    /// A run that has yet to be executed.
+    pub fn new(session: SessionId, state: Box<StreamState>, samples: Vec<f32>, last: bool) -> Self {
+        Self { session, state, samples, last, outcome: Outcome::default() }
+    }
+}
+
+/// Runs of many sessions that go through one model together.
+pub struct Batch {
+    /// Which batch.
+    pub id: BatchId,
+    /// The model, shared with every worker.
+    pub model: Arc<dyn Model>,
+    /// At most one run of a session.
+    pub runs: Vec<Run>,
+    /// How long the inference took; measured by whoever executed it.
+    pub infer_time: Duration,
+}
+
+impl Batch {
+    /// A batch that has yet to be executed.
+    pub fn new(id: BatchId, model: Arc<dyn Model>, runs: Vec<Run>) -> Self {
+        Self { id, model, runs, infer_time: Duration::ZERO }
+    }
+
+    /// Infers every run and fills in its outcome. Takes as long as the model takes; the server never calls it, a
+    /// worker does. A panic of the model is caught and told in [`Outcome::failure`].
+    pub fn execute(&mut self) {
+        pipeline::execute(&*self.model, &mut self.runs);
+    }
+}
