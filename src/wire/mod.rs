@@ -1,0 +1,6 @@
+//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM.
+
+pub mod http;
+pub mod message;
+pub mod pcm;
+pub mod websocket;
