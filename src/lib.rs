@@ -4,5 +4,6 @@ pub mod config;
 pub mod id;
 pub mod model;
 pub mod reason;
+pub mod server;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,276 @@
+//! One TCP peer: what phase its conversation is in, bytes that wait in either direction, and its deadlines.
+//!
+//! Owns no policy about streams and never writes to another part: the server takes the phase out, works, and puts
+//! the next phase in. An idle connection holds no buffer.
+
+use crate::config::Config;
+use crate::id::SessionId;
+use crate::reason::Reason;
+use crate::server::routes::Route;
+use crate::time::Instant;
+use crate::wire::http::{BodyDecoder, RequestHead};
+use crate::wire::websocket::{Decoder, Role};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Where the conversation stands.
+pub enum Phase {
+    /// Requests and responses.
+    Http(Http),
+    /// Messages.
+    WebSocket(WebSocket),
+    /// Nothing more is served: what is outgoing goes out, then the socket closes.
+    Closing(Closing),
+}
+
+/// The HTTP phase.
+pub struct Http {
+    /// When the server began to wait for, or the peer began, the current request.
+    pub since: Instant,
+    /// A request whose body is still coming.
+    pub body: Option<Box<PendingBody>>,
+    /// Requests served on this connection.
+    pub served: u64,
+}
+
+/// A request whose head is here and whose body is not.
+pub struct PendingBody {
+    /// The head.
+    pub head: RequestHead,
+    /// Where it goes.
+    pub route: Route,
+    /// The request's name.
+    pub request_id: String,
+    /// Takes the framing off.
+    pub decoder: BodyDecoder,
+    /// The body so far.
+    pub body: Vec<u8>,
+}
+
+/// The WebSocket phase.
+pub struct WebSocket {
+    /// Takes frames apart.
+    pub decoder: Decoder,
+    /// Who gets the messages.
+    pub endpoint: Endpoint,
+    /// When the last ping went out unanswered.
+    pub ping_sent: Option<Instant>,
+    /// What comes is thrown away: the peer broke the protocol and waits for its end.
+    pub deaf: bool,
+}
+
+/// Who gets the messages of a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A stream.
+    Stream(SessionId),
+    /// They are sent back as they came.
+    Echo,
+}
+
+/// The end of a connection.
+pub struct Closing {
+    /// Since when.
+    pub since: Instant,
+    /// Looks for the peer's Close frame; None if none is expected any more.
+    pub decoder: Option<Decoder>,
+}
+
+/// What a connection's clock says must happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing now.
+    Nothing,
+    /// Send a ping.
+    Ping,
+    /// Answer or close with this reason.
+    GiveUp(Reason),
+    /// Close without a word: nothing was asked, or nothing can be said any more.
+    Drop(Reason),
+}
+
+/// One TCP peer.
+pub struct Connection {
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Taken in beyond the limit, only to be refused politely (and to be told health and metrics).
+    pub surplus: bool,
+    /// Where the conversation stands.
+    pub phase: Phase,
+    /// Bytes that came and cannot be dealt with yet: half a request head, or what waits for room.
+    pub parked: Vec<u8>,
+    outgoing: Vec<u8>,
+    sent: usize,
+    /// Whether `Output::Flush` is on its way to the driver.
+    pub flush_queued: bool,
+    /// Whether the driver has been told to read.
+    pub readable: bool,
+    /// Whether there is no room for what the peer sends (then `parked` waits).
+    pub blocked: bool,
+    /// The peer will send nothing more.
+    pub half_closed: bool,
+    /// When a byte last came in.
+    pub last_received: Instant,
+    /// When a byte last went out, or the outgoing bytes began to wait.
+    pub last_progress: Instant,
+    /// Requests whose response has not left entirely: route, name, beginning, status.
+    pub request: Option<RequestClock>,
+    /// Bytes charged to the server's budgets (incoming, outgoing).
+    pub charged: (usize, usize),
+}
+
+/// The request whose response is on its way out.
+pub struct RequestClock {
+    /// Where it went.
+    pub route: Route,
+    /// When it began.
+    pub began: Instant,
+    /// Its name.
+    pub request_id: String,
+    /// The response's status.
+    pub status: u16,
+}
+
+impl Connection {
+    /// A fresh connection that has said nothing.
+    pub fn new(peer: SocketAddr, surplus: bool, now: Instant) -> Self {
+        Self {
+            peer,
+            surplus,
+            phase: Phase::Http(Http { since: now, body: None, served: 0 }),
+            parked: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            flush_queued: false,
+            readable: true,
+            blocked: false,
+            half_closed: false,
+            last_received: now,
+            last_progress: now,
+            request: None,
+            charged: (0, 0),
+        }
+    }
+
+    /// Bytes that wait to be written.
+    pub fn outgoing(&self) -> &[u8] {
+        &self.outgoing[self.sent..]
+    }
+
+    /// Appends to what waits to be written.
+    pub fn write(&mut self, now: Instant, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.outgoing().is_empty() {
+            self.last_progress = now;
+        }
+        encode(&mut self.outgoing);
+    }
+
+    /// `count` bytes were written. An emptied buffer is given back at once.
+    pub fn sent(&mut self, count: usize, now: Instant) {
+        assert!(count <= self.outgoing().len(), "the driver wrote no more than there was");
+        self.sent += count;
+        self.last_progress = now;
+        if self.sent == self.outgoing.len() {
+            self.outgoing = Vec::new();
+            self.sent = 0;
+        } else if self.sent > self.outgoing.len() / 2 {
+            self.outgoing.drain(..self.sent);
+            self.outgoing.shrink_to(self.outgoing.len() * 2);
+            self.sent = 0;
+        }
+    }
+
+    /// Heap bytes held for what came in and for what goes out.
+    pub fn held_bytes(&self) -> (usize, usize) {
+        let phase = match &self.phase {
+            Phase::Http(http) => http.body.as_ref().map_or(0, |pending| pending.body.capacity()),
+            Phase::WebSocket(ws) => ws.decoder.held_bytes(),
+            Phase::Closing(closing) => closing.decoder.as_ref().map_or(0, Decoder::held_bytes),
+        };
+        (phase + self.parked.capacity(), self.outgoing.capacity())
+    }
+
+    /// Whether the conversation is over and all has been said.
+    pub fn is_done(&self) -> bool {
+        match &self.phase {
+            Phase::Closing(closing) => {
+                self.outgoing().is_empty() && (closing.decoder.is_none() || self.half_closed)
+            }
+            _ => false,
+        }
+    }
+
+    /// The stream that this connection carries.
+    pub fn session(&self) -> Option<SessionId> {
+        match &self.phase {
+            Phase::WebSocket(WebSocket { endpoint: Endpoint::Stream(session), .. }) => Some(*session),
+            _ => None,
+        }
+    }
+
+    /// Takes the WebSocket decoder out for as long as its events are looked at.
+    pub fn take_decoder(&mut self) -> Option<Decoder> {
+        let placeholder = Decoder::new(Role::Server, 0);
+        match &mut self.phase {
+            Phase::WebSocket(ws) => Some(std::mem::replace(&mut ws.decoder, placeholder)),
+            Phase::Closing(closing) => closing.decoder.take(),
+            Phase::Http(_) => None,
+        }
+    }
+
+    /// Puts the decoder back into whatever phase the connection is in now.
+    pub fn put_decoder(&mut self, decoder: Decoder) {
+        match &mut self.phase {
+            Phase::WebSocket(ws) => ws.decoder = decoder,
+            Phase::Closing(closing) if closing.decoder.is_some() => closing.decoder = Some(decoder),
+            Phase::Closing(_) | Phase::Http(_) => {}
+        }
+    }
+
+    /// What time it is for this connection. `stagger` spreads pings of connections that came together.
+    pub fn check_deadlines(&self, now: Instant, config: &Config, stagger: Duration) -> Due {
+        if !self.outgoing().is_empty() && now >= self.last_progress + config.write_timeout {
+            return Due::Drop(Reason::SlowConsumer);
+        }
+        match &self.phase {
+            Phase::Http(http) => self.check_http(http, now, config),
+            Phase::WebSocket(ws) => self.check_websocket(ws, now, config, stagger),
+            Phase::Closing(closing) if now >= closing.since + config.close_timeout => {
+                if self.outgoing().is_empty() { Due::Drop(Reason::Finished) } else { Due::Nothing }
+            }
+            Phase::Closing(_) => Due::Nothing,
+        }
+    }
+
+    fn check_http(&self, http: &Http, now: Instant, config: &Config) -> Due {
+        if self.blocked {
+            return Due::Nothing;
+        }
+        let waited = now - http.since;
+        if http.body.is_some() {
+            let late = waited >= config.body_timeout;
+            return if late { Due::GiveUp(Reason::RequestTimeout) } else { Due::Nothing };
+        }
+        let began = !self.parked.is_empty();
+        match (began, http.served) {
+            (false, 1..) if waited >= config.idle_timeout => Due::Drop(Reason::IdleTimeout),
+            (false, 1..) => Due::Nothing,
+            (true, _) | (false, 0) if waited >= config.head_timeout => Due::GiveUp(Reason::RequestTimeout),
+            _ => Due::Nothing,
+        }
+    }
+
+    fn check_websocket(&self, ws: &WebSocket, now: Instant, config: &Config, stagger: Duration) -> Due {
+        // A socket that the server itself does not read cannot prove that its peer is alive, nor can one that
+        // the peer has closed for writing.
+        if !self.readable || ws.deaf || self.half_closed {
+            return Due::Nothing;
+        }
+        match ws.ping_sent {
+            Some(sent) if now >= sent + config.pong_timeout => Due::GiveUp(Reason::PongTimeout),
+            Some(_) => Due::Nothing,
+            None if now >= self.last_received + config.ping_interval.saturating_sub(stagger) => Due::Ping,
+            None => Due::Nothing,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What goes into the server and what comes out: the whole contract between the core and its driver.
+
+use crate::id::{BatchId, ConnId};
+use crate::model::Batch;
+use std::time::Duration;
+
+/// An event of the outside world.
+pub enum Input<'a> {
+    /// Bytes came from a peer. The server may change them in place (WebSocket masking).
+    Received {
+        /// From whom.
+        conn: ConnId,
+        /// At least one byte.
+        bytes: &'a mut [u8],
+    },
+    /// The peer will send nothing more (end of stream). It may still read.
+    HalfClosed {
+        /// Who.
+        conn: ConnId,
+    },
+    /// The connection is broken in both directions.
+    HungUp {
+        /// Who.
+        conn: ConnId,
+    },
+    /// A batch came home, filled in.
+    Inferred(Batch),
+    /// The worker that hangs on an abandoned batch has been replaced, so its place is free again.
+    Replaced(BatchId),
+    /// Figures of the process, for the metrics. The driver sends them about once a second.
+    Process(ProcessFigures),
+    /// Begin to shut down: unready, no new sessions, tell clients, finish what is in flight.
+    Drain,
+}
+
+/// What the server wants done. Drained to `None` once a turn.
+pub enum Output {
+    /// `outgoing(conn)` is not empty.
+    Flush(ConnId),
+    /// Read from this connection, or leave it alone (backpressure).
+    SetReadable {
+        /// Which connection.
+        conn: ConnId,
+        /// Whether to read. True at first.
+        readable: bool,
+    },
+    /// Close the socket now; the id is dead.
+    Close(ConnId),
+    /// Hand the batch to a worker. Never more at a time than [`crate::server::Server::batches_in_flight_max`].
+    Infer(Batch),
+    /// The batch exceeded its time limit. If a worker hangs on it, replace the worker and answer `Replaced`. If it
+    /// still waits for a worker, it must not begin any more (nobody would notice a worker that hangs on it then): it
+    /// comes home as it is. Whatever comes home late is ignored.
+    Abandon(BatchId),
+    /// Everything is finished after `Drain`.
+    Drained,
+}
+
+/// Figures of the process, as the operating system tells them.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ProcessFigures {
+    /// Resident memory, bytes.
+    pub resident_bytes: u64,
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// CPU time used so far, user and system.
+    pub cpu_time: Duration,
+    /// Threads.
+    pub threads: u64,
+    /// Turns of the poll loop so far.
+    pub loop_turns: u64,
+    /// The longest turn since the last figures.
+    pub loop_turn_max: Duration,
+    /// Times that accepting failed for lack of descriptors.
+    pub accept_failures: u64,
+}

@@ -1,0 +1,177 @@
+//! The limits that all connections and sessions share, and what every limit adds up to.
+//!
+//! Owns the budgets (bytes held now) and the computation of the memory bound from the configuration. One line of the
+//! bound for each holder of memory; a holder without a line is a bug.
+
+use crate::config::{Config, ConfigError};
+use crate::model::{Model, Registry, WORKER_BYTES_MAX, state_bytes_max};
+use crate::server::SURPLUS_MAX;
+use crate::server::connection::Connection;
+use crate::server::session::Session;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes held now, of all connections and sessions together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Budgets {
+    /// Incomplete requests and messages.
+    pub incoming: usize,
+    /// What waits to be written.
+    pub outgoing: usize,
+    /// Audio that waits or is with a worker.
+    pub audio: usize,
+}
+
+impl Budgets {
+    /// A connection held `before` (incoming, outgoing) and holds `after`.
+    pub fn charge_connection(&mut self, before: (usize, usize), after: (usize, usize)) {
+        self.incoming = self.incoming + after.0 - before.0;
+        self.outgoing = self.outgoing + after.1 - before.1;
+    }
+
+    /// A session held `before` bytes of audio and holds `after`.
+    pub fn charge_audio(&mut self, before: usize, after: usize) {
+        self.audio = self.audio + after - before;
+    }
+}
+
+/// What the limits of a configuration add up to: each holder of memory with its greatest size in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryBound {
+    lines: Vec<(String, u64)>,
+}
+
+/// The program itself: code, weights, allocator, logs, metrics. Measured at 6 MiB resident on x86-64, with a margin.
+const PROGRAM_BYTES: u64 = 12 << 20;
+/// The event loop's receive area and its lists of sockets.
+const LOOP_BYTES: u64 = 1 << 20;
+/// A worker's stack as far as it is touched.
+const STACK_BYTES: usize = 1 << 20;
+/// What the driver holds for a socket.
+const SOCKET_BYTES: usize = 128;
+/// The fastest rate that a stream may have, hertz: its audio is the largest.
+const RATE_MAX_HZ: usize = 48_000;
+/// Results of a run, as tensors and as audio, are at most this many times its samples.
+const OUTCOME_FACTOR: usize = 3;
+/// Vec grows by doubling: what is held may be half empty.
+const GROWTH: usize = 2;
+
+impl MemoryBound {
+    /// Each holder with its bytes.
+    pub fn lines(&self) -> &[(String, u64)] {
+        &self.lines
+    }
+
+    /// The sum, bytes.
+    pub fn total(&self) -> u64 {
+        self.lines.iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// The sum and each holder, a line each.
+    pub fn describe(&self) -> Vec<String> {
+        let sum = format!("memory bound: {}, of which", mib(self.total()));
+        let lines = self.lines.iter().map(|(name, bytes)| format!("  {name}: {}", mib(*bytes)));
+        std::iter::once(sum).chain(lines).collect()
+    }
+
+    /// Compares the sum with `memory_max`.
+    ///
+    /// # Errors
+    /// Names the largest holders if the sum is above.
+    pub fn check(&self, config: &Config) -> Result<(), ConfigError> {
+        if self.total() <= config.memory_max as u64 {
+            return Ok(());
+        }
+        let mut largest = self.lines.clone();
+        largest.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        let largest: Vec<_> =
+            largest.iter().take(3).map(|(name, bytes)| format!("{name} {}", mib(*bytes))).collect();
+        Err(ConfigError::new(format!(
+            "the limits add up to {}, more than memory_max = {}; the largest are {}: lower them or raise memory_max",
+            mib(self.total()),
+            mib(config.memory_max as u64),
+            largest.join(", "),
+        )))
+    }
+}
+
+/// Bytes as whole MiB, rounded up.
+fn mib(bytes: u64) -> String {
+    format!("{} MiB", bytes.div_ceil(1 << 20))
+}
+
+/// What the limits of `config` add up to when it serves `models`.
+pub fn memory_bound(config: &Config, models: &Registry) -> MemoryBound {
+    let connections = config.connections_max + SURPLUS_MAX;
+    let message = config.message_bytes_max.max(config.echo_message_bytes_max).max(config.body_bytes_max);
+    let state = models.iter().map(|model| state_bytes_max(model.spec())).max().unwrap_or(0);
+    let run = samples_in(config.run_max, RATE_MAX_HZ) * size_of::<f32>();
+    let runs = batches_in_flight_max(config) * config.batch_max.min(config.sessions_max);
+    let mut lines = Vec::new();
+    let mut line = |name: &str, bytes: usize| lines.push((name.to_owned(), bytes as u64));
+    line("program", PROGRAM_BYTES as usize);
+    line("event loop", LOOP_BYTES as usize);
+    line("connections_max x connection", connections * (size_of::<Connection>() + SOCKET_BYTES));
+    line(
+        "sessions_max x (session + model state)",
+        config.sessions_max * (size_of::<Session>() + 1024 + state),
+    );
+    line("incoming_bytes_total_max", config.incoming_bytes_total_max);
+    line("outgoing_bytes_total_max", config.outgoing_bytes_total_max);
+    line("audio_bytes_total_max", config.audio_bytes_total_max);
+    // A message may be complete before its size meets the shared limit, is copied once, and Vec may double.
+    line("the largest message on its way", message * GROWTH * 2);
+    line("results of the runs in flight", runs * run * OUTCOME_FACTOR);
+    // A worker keeps its resamplers, and a run's samples before and after them.
+    line("workers", worker_count(config) * (STACK_BYTES + WORKER_BYTES_MAX + run * OUTCOME_FACTOR));
+    MemoryBound { lines }
+}
+
+/// How many workers there are: as configured, or the cores less the one for the loop.
+pub fn worker_count(config: &Config) -> usize {
+    config.worker_count(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+}
+
+/// Batches that may be with the workers: one that runs and one that waits for each, so none idles for the loop.
+pub fn batches_in_flight_max(config: &Config) -> usize {
+    worker_count(config) * 2
+}
+
+/// Samples that `duration` holds at `rate_hz`.
+pub fn samples_in(duration: Duration, rate_hz: usize) -> usize {
+    (duration.as_nanos() * rate_hz as u128 / 1_000_000_000) as usize
+}
+
+/// Refuses a default model that is not there.
+pub fn check_models(config: &Config, models: &Registry) -> Result<(), ConfigError> {
+    let found = models.iter().any(|model: &Arc<dyn Model>| model.spec().name == config.model_default);
+    if found {
+        return Ok(());
+    }
+    let names: Vec<_> = models.iter().map(|model| model.spec().name).collect();
+    let wanted = &config.model_default;
+    Err(ConfigError::new(format!(
+        "model_default = \"{wanted}\" is not there; there are {}",
+        names.join(", ")
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_fit_their_own_bound() {
+        let config = Config::default();
+        let bound = memory_bound(&config, &Registry::builtin());
+        bound.check(&config).unwrap();
+        assert!(bound.total() > (100 << 20), "the bound counts everything: {bound:?}");
+    }
+
+    #[test]
+    fn limits_that_add_up_to_more_than_the_memory_are_refused_by_name() {
+        let config = Config { outgoing_bytes_total_max: 1 << 30, ..Config::default() };
+        let error = memory_bound(&config, &Registry::builtin()).check(&config).unwrap_err();
+        assert!(error.to_string().contains("outgoing_bytes_total_max 1024 MiB"), "{error}");
+    }
+}

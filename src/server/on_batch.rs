@@ -1,0 +1,267 @@
+//! From ready streams to a batch, and from a batch that is home to results.
+
+use crate::id::SessionId;
+use crate::model::{Batch, EventKind, Failure, Outcome, OutputSpec, Run, TensorData};
+use crate::reason::{Fault, Reason};
+use crate::server::session::{Finalize, RunInFlight, Session, Stage, round_ms};
+use crate::server::{Output, Server};
+use crate::wire::message::{ErrorMessage, Framing, Results, ServerMessage, SpeechBoundary, Tensor, Timing};
+use crate::wire::{pcm, websocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a whole batch has in common when it is home.
+#[derive(Clone, Copy)]
+struct BatchFacts {
+    size: usize,
+    infer_time: Duration,
+}
+
+impl Server {
+    /// The next batch for the workers, if one should go now and there is a place for it.
+    pub(super) fn form_batch(&mut self) -> Option<Batch> {
+        let now = self.now.instant;
+        loop {
+            let (id, model, sessions) = self.batcher.form(now)?;
+            let runs: Vec<Run> = sessions.into_iter().filter_map(|session| self.cut_run(session)).collect();
+            if runs.is_empty() {
+                continue;
+            }
+            self.metrics.counters.batches += 1;
+            self.metrics.counters.runs += runs.len() as u64;
+            self.batcher.depart(id, runs.iter().map(|run| run.session).collect(), now);
+            let model = Arc::clone(&self.models[model]);
+            return Some(Batch { id, model, runs, infer_time: Duration::ZERO });
+        }
+    }
+
+    /// Cuts the stream's next run; None if there is nothing left to infer.
+    fn cut_run(&mut self, id: SessionId) -> Option<Run> {
+        let now = self.now.instant;
+        self.discard_stale(id);
+        let run_max = self.config.run_max;
+        let session = self.sessions.get_mut(id)?;
+        session.queued = false;
+        if !session.wants_run() {
+            // What it wanted to infer has been discarded as stale; somebody may wait for just that.
+            self.advance(id);
+            return None;
+        }
+        let finish = session.stage != Stage::Open;
+        let cut = session.buffer.cut(session.samples_in(run_max) as usize, finish)?;
+        // What a full run leaves behind must not wait for chunks that may never come.
+        session.flush = session.buffer.has_unit();
+        let state = session.state.take().expect("the state is here while no run is in flight");
+        session.run =
+            Some(RunInFlight { newest: cut.newest, departed: now, skipped: cut.skipped, last: cut.last });
+        self.charge_audio(id);
+        self.arm(id);
+        Some(Run { session: id, state, samples: cut.samples, last: cut.last, outcome: Outcome::default() })
+    }
+
+    /// A batch is home.
+    pub(super) fn on_inferred(&mut self, batch: Batch) {
+        if !self.batcher.complete(batch.id) {
+            // It exceeded its time limit: its streams have been told and are gone.
+            return;
+        }
+        self.metrics.inferred(batch.runs.len(), batch.infer_time);
+        let facts = BatchFacts { size: batch.runs.len(), infer_time: batch.infer_time };
+        for run in batch.runs {
+            self.on_outcome(run, facts);
+        }
+    }
+
+    fn on_outcome(&mut self, run: Run, facts: BatchFacts) {
+        let id = run.session;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(flight) = session.run.take() else { return };
+        session.state = Some(run.state);
+        drop(run.samples);
+        match run.outcome.failure.clone() {
+            Some(failure) => self.on_failure(id, &failure),
+            None => self.on_success(id, run.outcome, flight, facts),
+        }
+        self.charge_audio(id);
+        self.after_run(id, flight.last);
+    }
+
+    fn on_success(&mut self, id: SessionId, outcome: Outcome, flight: RunInFlight, facts: BatchFacts) {
+        let now = self.now.instant;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.failures = 0;
+        self.metrics.counters.samples_processed += session.buffer.in_flight();
+        session.buffer.complete();
+        self.metrics.answered((now - flight.newest).saturating_sub(facts.infer_time));
+        self.tell_outcome(id, outcome, flight, facts);
+    }
+
+    /// The model failed on this run: its audio is discarded, its state started afresh, and the client told.
+    fn on_failure(&mut self, id: SessionId, failure: &Failure) {
+        self.metrics.counters.failures += 1;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.failures += 1;
+        let fatal = session.failures >= self.config.infer_failures_max;
+        let stretch = session.buffer.lose();
+        let what = match failure {
+            Failure::Panicked(message) => format!("panicked: {message}"),
+            Failure::NotFinite => "gave a result that is not a number".to_owned(),
+            Failure::WrongShape => "gave a result of the wrong shape".to_owned(),
+        };
+        log::warn!(session = session.name.as_str(), model = session.params.model.as_str(); "the model {what}");
+        let request_id = session.request_id.clone();
+        self.report_discarded(id, stretch, Reason::InferenceFailed);
+        // What a model says when it panics is for the operator's log, not for its clients.
+        let fault =
+            Fault::new(Reason::InferenceFailed, "the model failed on this audio and has been started afresh");
+        if fatal {
+            return self.fail_hard(id, fault);
+        }
+        self.tell(id, &ServerMessage::Error(Box::new(ErrorMessage::new(&fault, &request_id, false))));
+    }
+
+    /// Ends the stream by a failed inference, whatever its stage.
+    fn fail_hard(&mut self, id: SessionId, fault: Fault) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let error = ErrorMessage::new(&fault, &session.request_id, true);
+        self.tell(id, &ServerMessage::Error(Box::new(error)));
+        self.end(id, fault);
+    }
+
+    /// A run is home: what it left to do.
+    fn after_run(&mut self, id: SessionId, last: bool) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if last {
+            session.stage.end_after_last_run();
+        }
+        self.advance(id);
+    }
+
+    fn tell_outcome(&mut self, id: SessionId, outcome: Outcome, flight: RunInFlight, facts: BatchFacts) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let model_rate = self.models[session.model].spec().rate_for(session.params.sample_rate_hz);
+        let shift_ms = session.ms(flight.skipped);
+        for event in &outcome.findings.events {
+            let Some(session) = self.sessions.get_mut(id) else { return };
+            let at_ms = round_ms(event.at_sample as f64 * 1000.0 / f64::from(model_rate) + shift_ms);
+            let boundary = SpeechBoundary { message_seq: session.next_message_seq(), at_ms };
+            let message = match event.kind {
+                EventKind::SpeechStarted => ServerMessage::SpeechStarted(boundary),
+                EventKind::SpeechEnded => ServerMessage::SpeechEnded(boundary),
+            };
+            self.tell(id, &message);
+        }
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let finalize = session.pop_finalize();
+        let silent = outcome.windows == 0 && outcome.findings.audio.is_empty();
+        if silent && finalize.is_none() {
+            return;
+        }
+        let message_seq = session.next_message_seq();
+        session.results += 1;
+        let timing = session.params.timing.then(|| timing(flight, facts));
+        let outputs = tensors(&self.models[session.model].spec().outputs, outcome.findings.outputs);
+        self.tell_audio(id, message_seq, &outcome.findings.audio);
+        let results = Results {
+            message_seq,
+            start_ms: round_ms(outcome.start_ms + shift_ms),
+            duration_ms: round_ms(outcome.duration_ms),
+            is_final: true,
+            from_finalize: finalize.is_some(),
+            finalize_id: finalize.and_then(|finalize| finalize.id),
+            speech_probability: outcome.findings.speech_probability,
+            is_speech: outcome.findings.is_speech,
+            outputs,
+            timing,
+        };
+        self.tell(id, &ServerMessage::Results(results));
+    }
+
+    /// Sends processed audio back in the stream's own encoding.
+    fn tell_audio(&mut self, id: SessionId, message_seq: u64, audio: &[f32]) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let (Some(conn), false) = (session.conn, audio.is_empty()) else { return };
+        let (encoding, framing) = (session.params.encoding, session.params.framing);
+        let header = pcm::AudioHeader {
+            kind: pcm::AudioKind::Output,
+            flags: 0,
+            channel: 0,
+            seq: message_seq as u32,
+            capture_time_us: self.now.unix_ms * 1000,
+        };
+        let header_bytes = if framing == Framing::Seq { pcm::AUDIO_HEADER_BYTES } else { 0 };
+        let payload_bytes = header_bytes + audio.len() * encoding.sample_bytes();
+        self.write(conn, |out| {
+            websocket::encode_binary_header(out, payload_bytes, None);
+            if framing == Framing::Seq {
+                header.encode(out);
+            }
+            pcm::encode(encoding, audio, out);
+        });
+    }
+
+    /// Answers every `Finalize` whose audio has been dealt with by an empty result.
+    pub(super) fn answer_finalizes(&mut self, id: SessionId) {
+        while let Some((session, finalize)) = self.next_finalize(id) {
+            let message_seq = session.next_message_seq();
+            session.results += 1;
+            let clock = session.buffer.clock();
+            let results = Results {
+                message_seq,
+                start_ms: session.ms(clock),
+                is_final: true,
+                from_finalize: true,
+                finalize_id: finalize.id,
+                ..Results::default()
+            };
+            self.tell(id, &ServerMessage::Results(results));
+        }
+    }
+
+    fn next_finalize(&mut self, id: SessionId) -> Option<(&mut Session, Finalize)> {
+        let session = self.sessions.get_mut(id)?;
+        let finalize = session.pop_finalize()?;
+        Some((session, finalize))
+    }
+
+    /// Batches over their time limit: their streams end, and the driver sees to the worker.
+    pub(super) fn on_overdue(&mut self) {
+        while let Some(overdue) = self.batcher.pop_overdue(self.now.instant) {
+            self.metrics.counters.overdue += 1;
+            log::warn!("batch {} exceeded infer_timeout with {} runs", overdue.id.0, overdue.sessions.len());
+            self.outputs.push_back(Output::Abandon(overdue.id));
+            for session in overdue.sessions {
+                self.on_run_lost(session, Reason::InferenceFailed);
+            }
+        }
+    }
+
+    /// A run will not come home: its audio is discarded, and the stream, whose state is gone with it, ends.
+    pub(super) fn on_run_lost(&mut self, id: SessionId, reason: Reason) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.run.take().is_none() {
+            return;
+        }
+        let stretch = session.buffer.lose();
+        self.report_discarded(id, stretch, reason);
+        let message = match reason {
+            Reason::Draining => "the server shuts down before the inference is done",
+            _ => "the inference took longer than the server allows",
+        };
+        self.fail_hard(id, Fault::new(reason, message));
+    }
+}
+
+fn timing(flight: RunInFlight, facts: BatchFacts) -> Timing {
+    Timing {
+        queue_ms: round_ms((flight.departed - flight.newest).as_secs_f64() * 1000.0),
+        batch_size: facts.size,
+        infer_ms: round_ms(facts.infer_time.as_secs_f64() * 1000.0),
+    }
+}
+
+/// The model's tensors with their names.
+fn tensors(names: &[OutputSpec], outputs: Vec<TensorData>) -> Vec<Tensor> {
+    let named = names.iter().zip(outputs);
+    named.map(|(spec, data)| Tensor { name: spec.name.into(), shape: vec![data.len()], data }).collect()
+}

@@ -1,0 +1,376 @@
+//! HTTP: from bytes to requests to answers, and the door to the WebSocket phase.
+//!
+//! Requests are answered in order, one at a time; what is pipelined behind waits in `parked`. A fault in the framing
+//! ends the connection after its answer, because what follows cannot be trusted.
+
+use crate::id::ConnId;
+use crate::reason::{Fault, Reason};
+use crate::server::connection::{Closing, Endpoint, Http, PendingBody, Phase, RequestClock, WebSocket};
+use crate::server::metrics::Served;
+use crate::server::routes::Route;
+use crate::server::{Server, session};
+use crate::wire::http::{self, BodyDecoder, BodyFraming, HeadLimits, Method, RequestHead, Response};
+use crate::wire::message::{StreamParams, encode_http_error};
+use crate::wire::websocket::{Decoder, Role};
+use serde_json::json;
+
+/// The subprotocol of the native stream.
+const SUBPROTOCOL: &str = "suzu.v1";
+
+/// A JSON answer.
+fn json_response(status: u16, value: &serde_json::Value) -> Response<'static> {
+    Response::new(status).with_body("application/json", value.to_string().into_bytes())
+}
+
+impl Server {
+    /// Deals with bytes in the HTTP phase; returns how many it took. Fewer than all: more must come first, or the
+    /// connection is in another phase now.
+    pub(super) fn on_http(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let Some(connection) = self.connections.get_mut(conn) else { return bytes.len() };
+        let Phase::Http(http) = &mut connection.phase else { return 0 };
+        match http.body.take() {
+            Some(pending) => self.on_body(conn, pending, bytes),
+            None => self.on_head(conn, bytes),
+        }
+    }
+
+    fn on_head(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let limits = HeadLimits {
+            head_bytes_max: self.config.head_bytes_max,
+            target_bytes_max: self.config.target_bytes_max,
+            headers_max: self.config.headers_max,
+        };
+        match http::parse_head(bytes, &limits) {
+            Ok(None) => 0,
+            Ok(Some((head, taken))) => {
+                self.on_request(conn, head);
+                taken
+            }
+            Err(fault) => {
+                let request_id = self.random.uuid(self.now.unix_ms);
+                self.begin_request(conn, Route::Unknown, &request_id);
+                self.refuse(conn, &fault, &request_id, None);
+                bytes.len()
+            }
+        }
+    }
+
+    /// A whole head is here: refuse, upgrade, answer, or wait for the body.
+    fn on_request(&mut self, conn: ConnId, head: RequestHead) {
+        let route = Route::of(&head.path);
+        let request_id = request_id(&head).unwrap_or_else(|| self.random.uuid(self.now.unix_ms));
+        self.begin_request(conn, route, &request_id);
+        if let Err(fault) = self.check_request(conn, route, &head) {
+            return self.refuse(conn, &fault, &request_id, Some(&head));
+        }
+        if route.is_websocket() && head.method == Method::Get {
+            return self.on_upgrade(conn, route, &head, request_id);
+        }
+        match BodyDecoder::new(&head.body, self.config.body_bytes_max) {
+            Err(fault) => self.refuse(conn, &fault, &request_id, Some(&head)),
+            Ok(_) if matches!(head.body, BodyFraming::None) => {
+                self.answer(conn, route, &head, &request_id, Vec::new())
+            }
+            Ok(decoder) => {
+                if head.expect_continue {
+                    self.write(conn, |out| out.extend_from_slice(http::CONTINUE));
+                }
+                let pending = PendingBody { head, route, request_id, decoder, body: Vec::new() };
+                self.set_pending(conn, Box::new(pending));
+            }
+        }
+    }
+
+    fn set_pending(&mut self, conn: ConnId, pending: Box<PendingBody>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if let Phase::Http(http) = &mut connection.phase {
+            http.body = Some(pending);
+        }
+    }
+
+    fn on_body(&mut self, conn: ConnId, mut pending: Box<PendingBody>, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        let PendingBody { decoder, body, .. } = &mut *pending;
+        match decoder.decode(&mut rest, body) {
+            Ok(false) => self.set_pending(conn, pending),
+            Ok(true) => {
+                let PendingBody { head, route, request_id, body, .. } = *pending;
+                self.answer(conn, route, &head, &request_id, body);
+            }
+            Err(fault) => {
+                self.refuse(conn, &fault, &pending.request_id, Some(&pending.head));
+                return bytes.len();
+            }
+        }
+        bytes.len() - rest.len()
+    }
+
+    fn check_request(&self, conn: ConnId, route: Route, head: &RequestHead) -> Result<(), Fault> {
+        let surplus = self.connections.get(conn).is_some_and(|connection| connection.surplus);
+        if surplus && !route.is_control() {
+            let message =
+                format!("all {} connections are taken; try again later", self.config.connections_max);
+            return Err(Fault::new(Reason::Overloaded, message));
+        }
+        if route == Route::Unknown {
+            let message = format!("there is nothing at {}; GET / lists what is served", head.path);
+            return Err(Fault::new(Reason::NotFound, message));
+        }
+        if !route.allows(head.method) {
+            let message = format!("{} takes {}", route.path(), route.allow_header());
+            return Err(Fault::new(Reason::MethodNotAllowed, message));
+        }
+        Ok(())
+    }
+
+    /// Opens a WebSocket, or refuses with an HTTP status.
+    fn on_upgrade(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: String) {
+        let accept = match http::websocket_key(head) {
+            Ok(accept) => accept,
+            Err(fault) => return self.refuse(conn, &fault, &request_id, Some(head)),
+        };
+        let browser = head.query.iter().any(|(name, value)| name == "browser_errors" && value == "1");
+        let params = self.check_upgrade(route, head);
+        if let (Err(fault), false) = (&params, browser) {
+            return self.refuse(conn, &fault.clone(), &request_id, Some(head));
+        }
+        let protocol = offered_protocols(head).any(|name| name == SUBPROTOCOL).then_some(SUBPROTOCOL);
+        let protocol = protocol.filter(|_| route != Route::Echo);
+        let id_header = [("x-request-id", request_id.as_str())];
+        self.write(conn, |out| http::encode_switching_protocols(out, &accept, protocol, &id_header));
+        self.set_status(conn, 101);
+        self.metrics.counters.websockets_opened += 1;
+        let limit = match &params {
+            Ok(params) if route != Route::Echo => self.stream_message_max(params),
+            _ => self.config.echo_message_bytes_max,
+        };
+        let decoder = Decoder::new(Role::Server, limit);
+        self.set_phase(
+            conn,
+            Phase::WebSocket(WebSocket { decoder, endpoint: Endpoint::Echo, ping_sent: None, deaf: false }),
+        );
+        match params {
+            Err(fault) => self.fail_websocket(conn, &fault, &request_id),
+            Ok(_) if route == Route::Echo => {}
+            Ok(params) => self.begin_session(conn, route, params, request_id),
+        }
+    }
+
+    /// Everything that can be refused before a WebSocket opens.
+    fn check_upgrade(&self, route: Route, head: &RequestHead) -> Result<StreamParams, Fault> {
+        if self.drain.is_some() {
+            return Err(Fault::new(Reason::Draining, "the server is shutting down; connect to another"));
+        }
+        let mut defaults =
+            StreamParams { model: self.config.model_default.clone(), ..StreamParams::default() };
+        defaults.ack_interval_ms = self.config.ack_interval.as_millis() as u64;
+        if route == Route::Echo {
+            return Ok(defaults);
+        }
+        if route == Route::Audio
+            && let Some(id) = head.header("x-client-id").filter(|id| !id.is_empty())
+        {
+            // Kept as the tag, so what holds for a tag holds for it.
+            let tag = [("tag".to_owned(), id.to_owned())];
+            defaults = StreamParams::parse(&tag, defaults).map_err(|fault| fault.at("X-Client-ID"))?;
+        }
+        let params = StreamParams::parse(&head.query, defaults)?;
+        self.check_stream(&params)?;
+        Ok(params)
+    }
+
+    /// Answers a request whose body, if any, is whole.
+    fn answer(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: &str, body: Vec<u8>) {
+        let answer = match route {
+            Route::Echo => {
+                let kind = head.header("content-type").unwrap_or("application/octet-stream").to_owned();
+                Response { body: body.into(), ..Response::new(200).with_header("Content-Type", kind) }
+            }
+            _ => self.answer_of(route),
+        };
+        self.respond(conn, Some(head), request_id, answer);
+    }
+
+    fn answer_of(&self, route: Route) -> Response<'static> {
+        let health = |status: &str| {
+            let uptime_s = (self.now.instant - self.began).as_secs_f64();
+            json!({ "status": status, "timestamp": self.now.unix_ms, "uptime": session::round_ms(uptime_s) })
+        };
+        match route {
+            Route::Live | Route::Health => json_response(200, &health("ok")),
+            Route::Ready if self.is_ready() => json_response(200, &health("ok")),
+            Route::Ready if self.drain.is_some() => json_response(503, &health("draining")),
+            Route::Ready => {
+                json_response(503, &health("overloaded")).with_header("Retry-After", self.retry_after())
+            }
+            Route::Metrics => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                Response::new(200).with_body(kind, self.metrics.exposition(&self.gauges()).into_bytes())
+            }
+            Route::ApiMetrics => json_response(200, &self.metrics.json(&self.gauges())),
+            Route::Status => json_response(200, &self.status()),
+            Route::Models => json_response(200, &self.models_json()),
+            Route::Index => {
+                Response::new(200).with_body("text/plain; charset=utf-8", index_text().into_bytes())
+            }
+            Route::Stream | Route::Audio | Route::Echo | Route::Unknown => json_response(404, &json!({})),
+        }
+    }
+
+    /// What `/v1/status` says: the places that are taken and free.
+    fn status(&self) -> serde_json::Value {
+        let gauges = self.gauges();
+        json!({
+            "ready": gauges.ready,
+            "draining": self.drain.is_some(),
+            "streams": { "running": gauges.sessions, "remaining": gauges.sessions_max - gauges.sessions },
+            "connections": {
+                "open": gauges.connections,
+                "remaining": gauges.connections_max.saturating_sub(gauges.connections),
+            },
+            "queue": { "length": gauges.queued, "wait_ms": gauges.queue_wait.as_secs_f64() * 1000.0 },
+        })
+    }
+
+    fn models_json(&self) -> serde_json::Value {
+        let models = self.models.iter().map(|model| {
+            let mut json = model.spec().to_json();
+            json["default"] = (model.spec().name == self.config.model_default).into();
+            json
+        });
+        json!({ "models": models.collect::<Vec<_>>() })
+    }
+
+    /// Answers with the fault. After a fault of framing, or when a body is still on its way, the connection ends.
+    pub(super) fn refuse(
+        &mut self,
+        conn: ConnId,
+        fault: &Fault,
+        request_id: &str,
+        head: Option<&RequestHead>,
+    ) {
+        self.metrics.counters.refusals[fault.reason as usize] += 1;
+        log::debug!("request {request_id} refused: {fault}");
+        let mut body = Vec::new();
+        encode_http_error(fault, request_id, &mut body);
+        let mut answer = Response::new(fault.reason.status()).with_body("application/json", body);
+        match fault.reason {
+            Reason::MethodNotAllowed => {
+                let route = head.map_or(Route::Unknown, |head| Route::of(&head.path));
+                answer = answer.with_header("Allow", route.allow_header());
+            }
+            reason if reason.retryable() && reason.status() == 503 => {
+                answer = answer.with_header("Retry-After", self.retry_after());
+            }
+            _ => {}
+        }
+        let clean = head.filter(|head| matches!(head.body, BodyFraming::None));
+        self.respond(conn, clean, request_id, answer);
+    }
+
+    fn retry_after(&self) -> String {
+        self.config.retry_after.as_secs().max(1).to_string()
+    }
+
+    /// Writes the answer. Without a head the connection ends with it.
+    fn respond(
+        &mut self,
+        conn: ConnId,
+        head: Option<&RequestHead>,
+        request_id: &str,
+        response: Response<'_>,
+    ) {
+        let surplus = self.connections.get(conn).is_some_and(|connection| connection.surplus);
+        let keep_alive = head.is_some_and(|head| head.keep_alive) && !surplus && self.drain.is_none();
+        let head_only = head.is_some_and(|head| head.method == Method::Head);
+        let response =
+            response.with_header("X-Request-Id", request_id).with_header("Cache-Control", "no-store");
+        let unix_ms = self.now.unix_ms;
+        self.write(conn, |out| response.encode(out, head_only, keep_alive, unix_ms));
+        self.set_status(conn, response.status);
+        let since = self.now.instant;
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let served = match &connection.phase {
+            Phase::Http(http) => http.served + 1,
+            _ => 1,
+        };
+        connection.phase = if keep_alive {
+            Phase::Http(Http { since, body: None, served })
+        } else {
+            Phase::Closing(Closing { since, decoder: None })
+        };
+        // A body that had begun to come is gone with the phase.
+        self.charge(conn);
+    }
+
+    fn set_phase(&mut self, conn: ConnId, phase: Phase) {
+        if let Some(connection) = self.connections.get_mut(conn) {
+            connection.phase = phase;
+        }
+    }
+
+    fn begin_request(&mut self, conn: ConnId, route: Route, request_id: &str) {
+        self.end_request(conn);
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let began = match &connection.phase {
+            Phase::Http(http) if !connection.parked.is_empty() => http.since,
+            _ => self.now.instant,
+        };
+        connection.request =
+            Some(RequestClock { route, began, request_id: request_id.to_owned(), status: 0 });
+    }
+
+    fn set_status(&mut self, conn: ConnId, status: u16) {
+        if let Some(clock) = self.connections.get_mut(conn).and_then(|connection| connection.request.as_mut())
+        {
+            clock.status = status;
+        }
+    }
+
+    /// The response has left, or the next request began: the request is counted.
+    pub(super) fn end_request(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Some(clock) = connection.request.take_if(|clock| clock.status != 0) else { return };
+        let took = self.now.instant - clock.began;
+        let RequestClock { route, request_id, status, .. } = clock;
+        let unix_ms = self.now.unix_ms;
+        self.metrics.served(Served { route, request_id: &request_id, status, took, unix_ms });
+    }
+
+    /// The head or the body did not come in time.
+    pub(super) fn on_request_late(&mut self, conn: ConnId) {
+        let request_id = self.random.uuid(self.now.unix_ms);
+        self.begin_request(conn, Route::Unknown, &request_id);
+        let fault = Fault::new(Reason::RequestTimeout, "the request did not arrive whole in time");
+        self.refuse(conn, &fault, &request_id, None);
+        self.close_if_done(conn);
+    }
+}
+
+/// The client's own name for the request, if it is short and harmless.
+fn request_id(head: &RequestHead) -> Option<String> {
+    let id = head.header("x-request-id")?;
+    let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    (!id.is_empty() && id.len() <= 64 && id.chars().all(harmless)).then(|| id.to_owned())
+}
+
+fn offered_protocols(head: &RequestHead) -> impl Iterator<Item = &str> {
+    let values = head.headers.iter().filter(|(name, _)| name == "sec-websocket-protocol");
+    values.flat_map(|(_, value)| value.split(',').map(str::trim))
+}
+
+fn index_text() -> String {
+    let mut text = format!("suzu {}: streaming audio inference\n\n", env!("CARGO_PKG_VERSION"));
+    for (path, what) in [
+        ("/v1/stream", "WebSocket: audio in, results out (?model=vad&sample_rate=16000&encoding=linear16)"),
+        ("/audio", "WebSocket: the same, in batches of chunks"),
+        ("/v1/echo", "WebSocket or POST: sends back what came"),
+        ("/v1/models", "the models"),
+        ("/v1/status", "places taken and free"),
+        ("/health/live, /health/ready, /api/health", "health"),
+        ("/metrics, /api/metrics", "figures for Prometheus, and as JSON"),
+    ] {
+        text.push_str(&format!("{path:42} {what}\n"));
+    }
+    text
+}

@@ -1,0 +1,628 @@
+//! A stream from its beginning to its Termination: messages, audio, the credit and the ledger.
+//!
+//! Here a chunk becomes samples in the stream's buffer, and here a stream ends. Inference is `on_batch.rs`.
+
+use crate::id::{ConnId, SessionId};
+use crate::model::{StreamState, unit};
+use crate::reason::{Fault, Reason};
+use crate::server::Server;
+use crate::server::buffer::{Ledger, StreamBuffer, Stretch, stale_before};
+use crate::server::connection::{Endpoint, Phase};
+use crate::server::limits::samples_in;
+use crate::server::routes::Route;
+use crate::server::session::{FAULTS_MAX, FINALIZES_MAX, Finalize, Session, Stage, samples_to_ms};
+use crate::wire::message::{
+    AudioAdded, Begin, ClientMessage, Configuration, DiscardReason, Discarded, ErrorMessage, Framing,
+    Keepalive, Limits, Overflow, Pong, ServerMessage, StreamParams, Termination, Warning,
+};
+use crate::wire::{message, pcm};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+impl Server {
+    /// Whether a stream with these parameters could begin now.
+    pub(super) fn check_stream(&self, params: &StreamParams) -> Result<(), Fault> {
+        let model = self.find_model(&params.model)?;
+        unit(self.models[model].spec(), params.sample_rate_hz)?;
+        if self.sessions.len() >= self.config.sessions_max {
+            let message = format!("all {} streams are taken; try again later", self.config.sessions_max);
+            return Err(Fault::new(Reason::TooManySessions, message));
+        }
+        if self.batcher.is_stuck() {
+            return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
+        }
+        Ok(())
+    }
+
+    fn find_model(&self, name: &str) -> Result<usize, Fault> {
+        let found = self.models.iter().position(|model| model.spec().name == name);
+        found.ok_or_else(|| {
+            let names: Vec<_> = self.models.iter().map(|model| model.spec().name).collect();
+            let message = format!("there is no model {name:?}; there are {}", names.join(", "));
+            Fault::new(Reason::ModelNotFound, message).at("model")
+        })
+    }
+
+    /// The largest message that a stream may send: as much audio as the server holds, within `message_bytes_max`.
+    pub(super) fn stream_message_max(&self, params: &StreamParams) -> usize {
+        let held = samples_in(self.config.audio_held_max, params.sample_rate_hz as usize);
+        let audio =
+            held * params.encoding.sample_bytes() * usize::from(params.channels) + pcm::AUDIO_HEADER_BYTES;
+        audio.min(self.config.message_bytes_max)
+    }
+
+    /// The WebSocket is open: begins the stream. Everything that could refuse it has been asked already.
+    pub(super) fn begin_session(
+        &mut self,
+        conn: ConnId,
+        route: Route,
+        params: StreamParams,
+        request_id: String,
+    ) {
+        let now = self.now.instant;
+        let made = self.find_model(&params.model).and_then(|model| {
+            let unit = unit(self.models[model].spec(), params.sample_rate_hz)?;
+            Ok((model, unit, StreamState::new(self.models[model].as_ref(), params.sample_rate_hz)?))
+        });
+        let (model, unit, state) = match made {
+            Ok(made) => made,
+            Err(fault) => return self.fail_websocket(conn, &fault, &request_id),
+        };
+        let (chunks_per_run, flush_timeout) = match route {
+            Route::Audio => (self.config.batch_size, self.config.flush_timeout),
+            _ => (self.config.stream_batch_size, self.config.stream_flush_timeout),
+        };
+        let session = Session {
+            name: self.random.uuid(self.now.unix_ms),
+            request_id,
+            conn: Some(conn),
+            model,
+            chunks_per_run,
+            flush_timeout,
+            stage: Stage::Open,
+            buffer: StreamBuffer::new(unit, now),
+            decoder: pcm::Decoder::new(params.encoding, params.channels),
+            state: Some(Box::new(state)),
+            run: None,
+            queued: false,
+            flush: false,
+            finalizes: VecDeque::new(),
+            message_seq: 0,
+            audio_seq: 0,
+            results: 0,
+            failures: 0,
+            faults: 0,
+            began: now,
+            last_heard: now,
+            ack_due: now + Duration::from_millis(params.ack_interval_ms),
+            acked: Ledger::default(),
+            credit_low: false,
+            blocked_since: None,
+            timer: None,
+            charged: 0,
+            warned_not_finite: false,
+            params,
+        };
+        self.introduce(conn, session);
+    }
+
+    fn introduce(&mut self, conn: ConnId, session: Session) {
+        let begin = self.begin_message(&session);
+        let (name, model) = (session.name.clone(), session.params.model.clone());
+        log::info!(session = name.as_str(), request = session.request_id.as_str(), model = model.as_str(); "stream begins");
+        let wants_resume = session.params.resume.is_some();
+        let id = self.sessions.insert(session);
+        self.metrics.counters.sessions_began += 1;
+        if let Some(connection) = self.connections.get_mut(conn)
+            && let Phase::WebSocket(ws) = &mut connection.phase
+        {
+            ws.endpoint = Endpoint::Stream(id);
+        }
+        self.send(conn, &ServerMessage::Begin(Box::new(begin)));
+        if wants_resume {
+            let message = "this server keeps no sessions; a new stream begins".to_owned();
+            self.send(conn, &ServerMessage::Warning(Warning { code: "resume_failed".into(), message }));
+        }
+    }
+
+    fn begin_message(&self, session: &Session) -> Begin {
+        Begin {
+            session_id: session.name.clone(),
+            request_id: session.request_id.clone(),
+            resumed: false,
+            resume_token: None,
+            resume_ttl_s: 0.0,
+            audio_seq: 0,
+            audio_ms: 0.0,
+            message_seq: 0,
+            credit_ms: self.credit_ms(session),
+            keepalive: Keepalive {
+                ping_s: self.config.ping_interval.as_secs_f64(),
+                audio_idle_s: self.config.audio_idle_timeout.as_secs_f64(),
+            },
+            limits: Limits {
+                max_frame_bytes: self.stream_message_max(&session.params) as u64,
+                max_session_s: self.config.session_duration_max.as_secs_f64(),
+            },
+            configuration: configuration(&session.params),
+        }
+    }
+
+    /// A text message of a stream.
+    pub(super) fn on_text(&mut self, id: SessionId, text: &str) {
+        match ClientMessage::parse(text) {
+            Ok(message) => self.on_message(id, message),
+            Err(fault) => self.on_message_fault(id, fault),
+        }
+    }
+
+    /// A message at fault is answered and the stream goes on, up to a limit.
+    fn on_message_fault(&mut self, id: SessionId, fault: Fault) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.faults += 1;
+        if session.faults >= FAULTS_MAX {
+            return self.fail_session(id, fault);
+        }
+        let error = ErrorMessage::new(&fault, &session.request_id, false);
+        self.tell(id, &ServerMessage::Error(Box::new(error)));
+    }
+
+    fn on_message(&mut self, id: SessionId, message: ClientMessage) {
+        let now = self.now;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        match message {
+            ClientMessage::Ping { t } => {
+                self.tell(id, &ServerMessage::Pong(Pong { t, server_ms: now.unix_ms }));
+            }
+            ClientMessage::Ack { .. } => {}
+            ClientMessage::KeepAlive => session.last_heard = now.instant,
+            _ if session.stage != Stage::Open => {
+                let fault =
+                    Fault::new(Reason::InvalidState, "the stream is ending; nothing more can be asked of it");
+                self.on_message_fault(id, fault);
+            }
+            ClientMessage::Configure { interim_results, deadline_ms } => {
+                session.params.interim_results = interim_results.unwrap_or(session.params.interim_results);
+                session.params.deadline_ms = deadline_ms.or(session.params.deadline_ms);
+                let configuration = Box::new(configuration(&session.params));
+                self.tell(id, &ServerMessage::Configured { configuration });
+            }
+            ClientMessage::Finalize { id: name } => self.on_finalize(id, name),
+            ClientMessage::CloseStream => self.finish(id, None),
+            ClientMessage::Discarded { duration_ms, .. } => {
+                session.last_heard = now.instant;
+                let skipped =
+                    session.samples(duration_ms.min(self.config.session_duration_max.as_millis() as f64));
+                session.buffer.skip(skipped);
+            }
+        }
+    }
+
+    /// Everything so far is to be inferred, and the last of it marked.
+    fn on_finalize(&mut self, id: SessionId, name: Option<String>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.finalizes.len() >= FINALIZES_MAX {
+            let message = format!("{FINALIZES_MAX} Finalize messages wait already; wait for their results");
+            return self.on_message_fault(id, Fault::new(Reason::InvalidState, message));
+        }
+        let position = session.buffer.ledger().received;
+        session.finalizes.push_back(Finalize { id: name, position });
+        session.flush = session.buffer.has_unit();
+        self.advance(id);
+    }
+
+    /// A chunk of audio.
+    pub(super) fn on_chunk(&mut self, id: SessionId, bytes: &[u8]) {
+        let now = self.now.instant;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.stage != Stage::Open {
+            return;
+        }
+        session.last_heard = now;
+        let payload = match payload(session, bytes) {
+            Ok(Some(payload)) => payload,
+            Ok(None) => return,
+            Err(fault) => return self.fail_session(id, fault),
+        };
+        if session.acked == session.buffer.ledger() {
+            session.ack_due = now + Duration::from_millis(session.params.ack_interval_ms);
+        }
+        let decoder = &mut session.decoder;
+        let mut not_finite = 0;
+        let count = session.buffer.push(now, |out| not_finite = decoder.decode(payload, out));
+        session.audio_seq += 1;
+        let rate = session.params.sample_rate_hz;
+        self.metrics.counters.chunks += 1;
+        self.metrics.counters.samples_received += count as u64;
+        self.metrics.counters.audio_received += Duration::from_secs_f64(count as f64 / f64::from(rate));
+        self.charge_audio(id);
+        if not_finite > 0 {
+            self.warn_not_finite(id);
+        }
+        self.flush_if_crowded(id);
+        self.limit_audio(id);
+        self.tell_low_credit(id);
+        self.advance(id);
+    }
+
+    /// A buffer that is half full waits for no more chunks: they might not fit, and a batch would never be whole.
+    fn flush_if_crowded(&mut self, id: SessionId) {
+        let held_max = self.config.audio_held_max;
+        let crowded = self.budgets.audio >= self.config.audio_bytes_total_max;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let half_full = session.buffer.held() >= session.samples_in(held_max) / 2;
+        session.flush |= (half_full || crowded) && session.buffer.has_unit();
+    }
+
+    fn warn_not_finite(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if !std::mem::replace(&mut session.warned_not_finite, true) {
+            let message = "some samples are not numbers; they are taken as silence".to_owned();
+            self.tell(id, &ServerMessage::Warning(Warning { code: "invalid_audio".into(), message }));
+        }
+    }
+
+    /// Applies the stream's own choice to audio that is too much or too old.
+    fn limit_audio(&mut self, id: SessionId) {
+        self.discard_stale(id);
+        let crowded = self.budgets.audio > self.config.audio_bytes_total_max;
+        let held_max = self.config.audio_held_max;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let held_max = if crowded { 0 } else { session.samples_in(held_max) };
+        if session.buffer.held() <= held_max {
+            return;
+        }
+        match session.params.overflow {
+            Overflow::Block => {}
+            Overflow::DiscardOldest => {
+                if let Some(stretch) = session.buffer.discard_oldest(held_max) {
+                    self.report_discarded(id, stretch, Reason::BufferOverflow);
+                }
+            }
+            Overflow::Close => {
+                let message =
+                    "audio came faster than it is processed, and the stream asked to be closed then";
+                self.fail_session(id, Fault::new(Reason::BufferOverflow, message));
+            }
+        }
+        self.charge_audio(id);
+    }
+
+    /// Discards audio past the stream's deadline.
+    pub(super) fn discard_stale(&mut self, id: SessionId) {
+        let now = self.now.instant;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let Some(deadline_ms) = session.params.deadline_ms else { return };
+        let Some(limit) = stale_before(now, Duration::from_millis(deadline_ms)) else { return };
+        if let Some(stretch) = session.buffer.discard_before(limit) {
+            self.report_discarded(id, stretch, Reason::DeadlineExceeded);
+            self.charge_audio(id);
+        }
+    }
+
+    /// Whether a stream's socket should be left alone until there is room.
+    pub(super) fn is_full(&self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get(id) else { return false };
+        if session.stage != Stage::Open || session.params.overflow != Overflow::Block {
+            return false;
+        }
+        let full = session.buffer.held() >= session.samples_in(self.config.audio_held_max);
+        full || (self.budgets.audio >= self.config.audio_bytes_total_max && session.buffer.held() > 0)
+    }
+
+    /// Remembers since when a stream's socket has not been read.
+    pub(super) fn note_blocked(&mut self, conn: ConnId, blocked: bool) {
+        let now = self.now.instant;
+        let Some(session) = self.connections.get(conn).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(session) else { return };
+        if !blocked {
+            if session.blocked_since.take().is_some() {
+                // Its silence so far was our doing.
+                session.last_heard = now;
+            }
+        } else if session.blocked_since.is_none() {
+            session.blocked_since = Some(now);
+        }
+    }
+
+    /// Does what has become possible: a run, an answer to a Finalize, the end.
+    pub(super) fn advance(&mut self, id: SessionId) {
+        self.answer_finalizes(id);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let heard = session.buffer.ledger().received > 0;
+        match &session.stage {
+            Stage::Finishing(_) if !heard => return self.terminate(id),
+            Stage::Ending(_) if session.run.is_none() => return self.terminate(id),
+            _ => {}
+        }
+        self.admit_if_ready(id);
+        self.arm(id);
+    }
+
+    /// Queues the stream for a batch if it has a run to make and room for its results.
+    pub(super) fn admit_if_ready(&mut self, id: SessionId) {
+        let now = self.now.instant;
+        let Some(session) = self.sessions.get(id) else { return };
+        let room =
+            session.conn.and_then(|conn| self.connections.get(conn)).is_some_and(|conn| self.has_room(conn));
+        if session.queued || !session.wants_run() || !room {
+            return;
+        }
+        let model = session.model;
+        self.batcher.admit(model, id, now);
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.queued = true;
+        }
+    }
+
+    /// Sets the stream's timer to when it next has something to do.
+    pub(super) fn arm(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let moved = session.acked != session.buffer.ledger() && session.stage == Stage::Open;
+        let ack = moved.then_some(session.ack_due);
+        let due = [session.flush_due(), ack].into_iter().flatten().min();
+        let before = std::mem::replace(&mut session.timer, due);
+        if before != due {
+            if let Some(before) = before {
+                self.timers.remove(&(before, id));
+            }
+            if let Some(due) = due {
+                self.timers.insert((due, id));
+            }
+        }
+    }
+
+    /// The input is over without a CloseStream: finishes as if there had been one.
+    pub(super) fn on_end_of_input(&mut self, id: SessionId) {
+        self.finish(id, None);
+    }
+
+    /// No more audio: infers what is there, then terminates.
+    pub(super) fn finish(&mut self, id: SessionId, fault: Option<Fault>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if session.stage != Stage::Open {
+            return;
+        }
+        session.stage = Stage::Finishing(fault);
+        self.wake(id);
+        self.advance(id);
+    }
+
+    /// Ends a stream by a fault: the client is told at once, and gets what it is owed.
+    pub(super) fn fail_session(&mut self, id: SessionId, fault: Fault) {
+        let Some(session) = self.sessions.get(id) else { return };
+        if session.stage != Stage::Open {
+            return;
+        }
+        let mut error = ErrorMessage::new(&fault, &session.request_id, true);
+        if fault.reason.retryable() {
+            error.retry_after_ms = Some(self.config.retry_after.as_millis() as u64);
+        }
+        self.tell(id, &ServerMessage::Error(Box::new(error)));
+        match fault.reason {
+            Reason::BufferOverflow | Reason::BlockedTooLong | Reason::InferenceFailed => self.end(id, fault),
+            _ => self.finish(id, Some(fault)),
+        }
+    }
+
+    /// Ends a stream without inferring what waits: that is discarded, and the client told.
+    pub(super) fn end(&mut self, id: SessionId, fault: Fault) {
+        self.discard_waiting(id, fault.reason);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.stage = Stage::Ending(fault);
+        self.wake(id);
+        self.advance(id);
+    }
+
+    fn discard_waiting(&mut self, id: SessionId, reason: Reason) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let Some(stretch) = session.buffer.discard_all() {
+            self.report_discarded(id, stretch, reason);
+        }
+        self.charge_audio(id);
+    }
+
+    /// The connection is gone. The stream goes on only until its run is home.
+    pub(super) fn on_detached(&mut self, id: SessionId, reason: Reason) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.conn = None;
+        self.end(id, Fault::new(reason, "the connection is gone"));
+    }
+
+    /// Everything is said: the balance, the close, and the stream is gone.
+    fn terminate(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        assert!(session.run.is_none(), "a stream outlives its run");
+        let fault = match &session.stage {
+            Stage::Open | Stage::Finishing(None) => None,
+            Stage::Finishing(Some(fault)) | Stage::Ending(fault) => Some(fault.clone()),
+        };
+        let reason = fault.as_ref().map_or(Reason::Finished, |fault| fault.reason);
+        self.discard_waiting(id, reason);
+        self.tell_half_sample(id);
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let termination = termination(session, reason);
+        self.tell(id, &ServerMessage::Termination(Box::new(termination)));
+        let Some(session) = self.remove_session(id) else { return };
+        self.metrics.counters.sessions_ended[reason as usize] += 1;
+        let ledger = session.buffer.ledger();
+        log::info!(
+            session = session.name.as_str(), request = session.request_id.as_str(), reason = reason.label(),
+            received = ledger.received, processed = ledger.processed, discarded = ledger.discarded;
+            "stream ends"
+        );
+        if let Some(conn) = session.conn {
+            self.begin_closing(conn, fault.as_ref());
+        }
+    }
+
+    fn tell_half_sample(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let partial = session.decoder.partial_bytes();
+        if partial > 0 {
+            let message =
+                format!("the audio ends with {partial} bytes that are not a whole sample; they are left out");
+            let fault = Fault::new(Reason::InvalidAudio, message);
+            let error = ErrorMessage::new(&fault, &session.request_id, false);
+            self.tell(id, &ServerMessage::Error(Box::new(error)));
+        }
+    }
+
+    fn remove_session(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.remove(id)?;
+        self.charge_budget(session.charged, 0);
+        if session.queued {
+            self.batcher.forget(session.model, id);
+        }
+        if let Some(due) = session.timer {
+            self.timers.remove(&(due, id));
+        }
+        Some(session)
+    }
+
+    /// Sends a message to a stream's client, if it is still there.
+    pub(super) fn tell(&mut self, id: SessionId, message: &ServerMessage) {
+        if let Some(conn) = self.sessions.get(id).and_then(|session| session.conn) {
+            self.send(conn, message);
+        }
+    }
+
+    /// Counts a discarded stretch and tells the client.
+    pub(super) fn report_discarded(&mut self, id: SessionId, stretch: Stretch, reason: Reason) {
+        self.metrics.counters.samples_discarded[reason as usize] += stretch.len;
+        self.wake(id);
+        let Some(session) = self.sessions.get(id) else { return };
+        let message = Discarded {
+            start_ms: session.ms(stretch.start),
+            duration_ms: session.ms(stretch.len),
+            reason: match reason {
+                Reason::DeadlineExceeded => DiscardReason::Deadline,
+                Reason::Draining => DiscardReason::Drain,
+                Reason::InferenceFailed => DiscardReason::InferenceFailed,
+                _ => DiscardReason::Overflow,
+            },
+        };
+        self.tell(id, &ServerMessage::Discarded(message));
+    }
+
+    /// Brings the audio budget up to date with what the stream holds.
+    pub(super) fn charge_audio(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let held = session.buffer.bytes() + session.buffer.in_flight() as usize * size_of::<f32>();
+        let before = std::mem::replace(&mut session.charged, held);
+        self.charge_budget(before, held);
+        if held < before {
+            self.wake(id);
+        }
+    }
+
+    /// A stream held `before` bytes of audio and holds `after`. Whoever waited for the room of all may have it now.
+    fn charge_budget(&mut self, before: usize, after: usize) {
+        let was_full = self.budgets.audio >= self.config.audio_bytes_total_max;
+        self.budgets.charge_audio(before, after);
+        if was_full && self.budgets.audio < self.config.audio_bytes_total_max {
+            self.awake.extend(self.sessions.iter().filter_map(|(_, session)| session.conn));
+        }
+    }
+
+    /// There may be room for what the stream's socket holds back, or no room needed any more.
+    fn wake(&mut self, id: SessionId) {
+        self.awake.extend(self.sessions.get(id).and_then(|session| session.conn));
+    }
+
+    fn credit_ms(&self, session: &Session) -> f64 {
+        let held_max = session.samples_in(self.config.audio_held_max);
+        session.ms(held_max.saturating_sub(session.buffer.held()))
+    }
+
+    fn tell_low_credit(&mut self, id: SessionId) {
+        let half_ms = self.config.audio_held_max.as_secs_f64() * 500.0;
+        let Some(session) = self.sessions.get(id) else { return };
+        let low = self.credit_ms(session) < half_ms;
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if low && !std::mem::replace(&mut session.credit_low, low) {
+            self.tell_audio_added(id);
+        } else {
+            session.credit_low = low;
+        }
+    }
+
+    /// Tells the client how its audio stands.
+    pub(super) fn tell_audio_added(&mut self, id: SessionId) {
+        let now = self.now.instant;
+        let Some(session) = self.sessions.get(id) else { return };
+        let ledger = session.buffer.ledger();
+        let message = AudioAdded {
+            seq: session.audio_seq,
+            audio_ms: session.ms(ledger.received),
+            processed_ms: session.ms(ledger.processed),
+            discarded_ms: session.ms(ledger.discarded),
+            credit_ms: self.credit_ms(session),
+            lag_ms: session.ms(ledger.pending()),
+        };
+        self.tell(id, &ServerMessage::AudioAdded(message));
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.acked = ledger;
+        session.ack_due = now + Duration::from_millis(session.params.ack_interval_ms);
+    }
+}
+
+/// The audio in a binary message; None if it has been received before.
+fn payload<'a>(session: &Session, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Fault> {
+    if session.params.framing == Framing::Raw {
+        return Ok(Some(bytes));
+    }
+    let (header, payload) = pcm::AudioHeader::parse(bytes)?;
+    if header.kind != pcm::AudioKind::Input || header.channel != 0 {
+        let message =
+            format!("a chunk has type 1 and channel 0, not {:?} and {}", header.kind, header.channel);
+        return Err(Fault::new(Reason::InvalidPayload, message));
+    }
+    let expected = session.audio_seq as u32 + 1;
+    match header.seq {
+        seq if seq == expected => Ok(Some(payload)),
+        seq if seq < expected => Ok(None),
+        seq => {
+            let message = format!("chunk {expected} is missing: chunk {seq} came instead");
+            Err(Fault::new(Reason::InvalidState, message).at("seq"))
+        }
+    }
+}
+
+fn configuration(params: &StreamParams) -> Configuration {
+    Configuration {
+        model: params.model.clone(),
+        encoding: params.encoding,
+        sample_rate: params.sample_rate_hz,
+        channels: params.channels,
+        interim_results: params.interim_results,
+        framing: params.framing,
+        overflow: params.overflow,
+        ack_interval_ms: params.ack_interval_ms,
+        deadline_ms: params.deadline_ms,
+        tag: params.tag.clone(),
+    }
+}
+
+fn termination(session: &Session, reason: Reason) -> Termination {
+    let ledger = session.buffer.ledger();
+    let rate = session.params.sample_rate_hz;
+    let received_ms = samples_to_ms(ledger.received, rate);
+    let processed_ms = samples_to_ms(ledger.processed, rate);
+    Termination {
+        audio_received_ms: received_ms,
+        processed_ms,
+        // The difference, not a rounding of its own: what is written must balance to the last digit.
+        discarded_ms: crate::server::session::round_ms(received_ms - processed_ms),
+        results: session.results,
+        reason: reason.label().into(),
+        ledger: message::Ledger {
+            received: ledger.received,
+            processed: ledger.processed,
+            discarded: ledger.discarded,
+            pending: ledger.pending(),
+        },
+    }
+}
