@@ -1,6 +1,7 @@
 //! Suzu: streaming audio inference on one poll loop.
 
 pub mod config;
+pub mod driver;
 pub mod id;
 pub mod model;
 pub mod reason;

@@ -1,0 +1,27 @@
+//! The shell around the server's core: sockets, threads and the clock, and no policy.
+//!
+//! [`EventLoop`] owns every socket and sleeps only in `poll`. Whatever arrives it gives to
+//! [`crate::server::Server`]; whatever the server wants done it does. It never decides who is served, what is
+//! answered or when something is late: limits that stand here are the machine's (descriptors, one turn's share of
+//! the loop), not the service's.
+//!
+//! The parts: `event_loop` the turn and nothing else; `listener` accepting, also without descriptors; `socket` and
+//! `sockets` edge-triggered reading and writing, and who is to be read or written next; `workers` the threads that
+//! infer; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
+//! only reader of clocks.
+//!
+//! As a library it sets no logger, no signal handler and no environment, and two loops fit in one process. One
+//! thing is the process's and not the loop's: [`EventLoop::bind`] raises the soft limit of open descriptors to the
+//! hard one.
+
+mod clock;
+mod doorbell;
+mod event_loop;
+mod listener;
+mod process;
+mod socket;
+mod sockets;
+mod workers;
+
+pub use clock::Clock;
+pub use event_loop::{EventLoop, Handle};

@@ -1,0 +1,226 @@
+//! One connection's socket: edge-triggered reading and writing, and closing without losing the last bytes.
+//!
+//! Registered once for both directions. An edge says that something *may* be there; it stays noted until the
+//! kernel says `WouldBlock` (or a short read says the same), because no second edge will come for bytes already
+//! there. The socket holds no buffer: bytes are read into the loop's and written from the core's.
+
+use crate::id::ConnId;
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+
+/// Bytes not yet sent that the kernel takes before it says `WouldBlock`. Small, so that a peer that does not read
+/// shows within a second rather than after megabytes; large enough to fill a fast link between two turns.
+#[cfg(target_os = "linux")]
+const KERNEL_UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
+/// What is left unread of a peer is read away before closing, up to this many bytes.
+const FAREWELL_BYTES_MAX: usize = 64 * 1024;
+
+/// A registered socket.
+#[derive(Debug)]
+pub(super) struct Socket {
+    id: ConnId,
+    stream: TcpStream,
+    life: Life,
+    /// Whether the core wants this peer's bytes.
+    wanted: bool,
+    /// An edge came and the kernel has not said since that there is nothing to read.
+    read_ready: bool,
+    /// The peer finished sending: the end is to be read however short a read is, since no edge follows.
+    read_closed: bool,
+    /// The kernel has not said `WouldBlock` since the last edge.
+    write_ready: bool,
+    /// The core holds bytes to be written.
+    output_waits: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    /// Both directions.
+    Open,
+    /// The peer sends no more; it may still read.
+    HalfClosed,
+    /// Broken, which the core does not know yet.
+    Lost,
+    /// Broken, which the core knows.
+    Dead,
+}
+
+/// What reading gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// So many bytes, at least one.
+    Bytes(usize),
+    /// Nothing now; an edge will tell.
+    Nothing,
+    /// The peer sends no more. Told once.
+    End,
+    /// The connection is broken. Told once.
+    Broken,
+}
+
+/// What writing gave.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// So many bytes, perhaps 0, went to the kernel. If not all, an edge will tell when to go on.
+    Sent(usize),
+    /// The connection is broken. Told once.
+    Broken,
+}
+
+impl Socket {
+    /// Registers a connection just accepted. The poll tells at once of bytes that are there already.
+    pub(super) fn open(id: ConnId, stream: TcpStream, registry: &Registry) -> io::Result<Self> {
+        let mut stream = stream;
+        // Each message goes out when it is written: the loop already gathers a turn's messages into one write.
+        stream.set_nodelay(true)?;
+        #[cfg(target_os = "linux")]
+        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(KERNEL_UNSENT_BYTES_MAX)?;
+        registry.register(&mut stream, Token(id.slot as usize), Interest::READABLE | Interest::WRITABLE)?;
+        Ok(Self {
+            id,
+            stream,
+            life: Life::Open,
+            wanted: true,
+            read_ready: false,
+            read_closed: false,
+            write_ready: true,
+            output_waits: false,
+        })
+    }
+
+    /// Whose socket it is.
+    pub(super) fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Notes what the poll told.
+    pub(super) fn on_event(&mut self, event: &Event) {
+        self.read_ready |= event.is_readable() || event.is_read_closed();
+        self.read_closed |= event.is_read_closed();
+        self.write_ready |= event.is_writable();
+        // While it is read, the error comes behind the last bytes. Otherwise nobody would find it.
+        if event.is_error() && !self.is_reading() {
+            self.break_off();
+        }
+    }
+
+    /// Notes whether the core wants this peer's bytes.
+    pub(super) fn set_wanted(&mut self, wanted: bool) {
+        self.wanted = wanted;
+    }
+
+    /// Notes that the core holds bytes to be written.
+    pub(super) fn set_output_waits(&mut self) {
+        self.output_waits = true;
+    }
+
+    /// Whether [`Socket::read`] has something to tell.
+    pub(super) fn can_read(&self) -> bool {
+        self.life == Life::Lost || (self.is_reading() && self.read_ready)
+    }
+
+    /// Whether there is something to write and the kernel may take it.
+    pub(super) fn can_write(&self) -> bool {
+        self.output_waits && self.write_ready && matches!(self.life, Life::Open | Life::HalfClosed)
+    }
+
+    /// Reads once. `area` is not empty.
+    pub(super) fn read(&mut self, area: &mut [u8]) -> Arrival {
+        if self.life == Life::Lost {
+            self.life = Life::Dead;
+            return Arrival::Broken;
+        }
+        if !self.can_read() {
+            return Arrival::Nothing;
+        }
+        match retry(|| self.stream.read(area)) {
+            Ok(0) => {
+                self.read_ready = false;
+                self.life = Life::HalfClosed;
+                Arrival::End
+            }
+            Ok(count) => {
+                self.read_ready = count == area.len() || self.read_closed;
+                Arrival::Bytes(count)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                self.read_ready = false;
+                Arrival::Nothing
+            }
+            Err(_) => {
+                self.life = Life::Dead;
+                Arrival::Broken
+            }
+        }
+    }
+
+    /// Writes until all is with the kernel or it takes no more.
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Departure {
+        let mut sent = 0;
+        while self.can_write() && sent < bytes.len() {
+            match retry(|| self.stream.write(&bytes[sent..])) {
+                Ok(0) => return self.fail(),
+                Ok(count) => sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.write_ready = false,
+                Err(_) => return self.fail(),
+            }
+        }
+        self.output_waits = sent < bytes.len();
+        Departure::Sent(sent)
+    }
+
+    /// Closes. Bytes that are already with the kernel still reach the peer.
+    ///
+    /// Closing a socket with unread bytes resets the connection, which may destroy what the peer has not read yet;
+    /// so what is there is read away first, into `area`.
+    pub(super) fn close(mut self, area: &mut [u8]) {
+        if matches!(self.life, Life::Lost | Life::Dead) {
+            return;
+        }
+        // An error means that the peer is gone, and then there is nothing to save.
+        let shut = self.stream.shutdown(Shutdown::Write);
+        if shut.is_err() || self.life == Life::HalfClosed {
+            return;
+        }
+        let mut left = FAREWELL_BYTES_MAX;
+        while left > 0 {
+            match retry(|| self.stream.read(area)) {
+                Ok(count) if count > 0 => left = left.saturating_sub(count),
+                _ => return,
+            }
+        }
+    }
+
+    fn is_reading(&self) -> bool {
+        self.wanted && self.life == Life::Open
+    }
+
+    fn break_off(&mut self) {
+        if self.life != Life::Dead {
+            self.life = Life::Lost;
+        }
+    }
+
+    fn fail(&mut self) -> Departure {
+        self.life = Life::Dead;
+        Departure::Broken
+    }
+}
+
+/// Does it again when a signal interrupted it.
+fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "socket_tests.rs"]
+mod tests;
