@@ -1,5 +1,7 @@
 //! Suzu: streaming audio inference on one poll loop.
 
+pub mod cli;
+pub mod client;
 pub mod config;
 pub mod driver;
 pub mod id;

@@ -1,0 +1,96 @@
+//! `suzu serve`: configuration, logs, the event loop, and the two signals that end it.
+
+use super::{Error, Variables, args, logs};
+use crate::config::Config;
+use clap::{ArgMatches, Command};
+use log::{info, warn};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io;
+use std::time::SystemTime;
+
+const ABOUT: &str = "\
+Serve audio streams and requests (the default command)
+
+Listens on one port for HTTP and WebSocket.
+SIGTERM or SIGINT finishes what is in flight and exits with 0; a second one exits at once.";
+
+const EXAMPLES: &str = "\
+A flag beats its environment variable, which beats the file, which beats the default.
+
+Examples:
+  suzu serve --port 0 --log-format json
+  suzu serve --config suzu.toml --workers 4
+  SUZU_PORT=9000 suzu serve";
+
+pub(super) fn command() -> Command {
+    let (about, _) = ABOUT.split_once('\n').unwrap_or((ABOUT, ""));
+    Command::new("serve").about(about).long_about(ABOUT).after_help(EXAMPLES).args(args::configuration())
+}
+
+pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
+    let resolved = args::load(matches, variables)?;
+    let memory = super::memory_lines(&resolved.config)?;
+    #[expect(clippy::disallowed_methods, reason = "the stamp of a log line decides nothing")]
+    logs::install(&resolved.config, SystemTime::now)?;
+    for line in &resolved.warnings {
+        warn!("{line}");
+    }
+    for line in &memory {
+        info!("{line}");
+    }
+    let result = serve(resolved.config);
+    log::logger().flush();
+    result
+}
+
+fn serve(config: Config) -> Result<(), Error> {
+    let registry = crate::model::Registry::builtin();
+    let place = format!("{}:{}", config.host, config.port);
+    info!("models: {}", registry.names().collect::<Vec<_>>().join(", "));
+    let event_loop =
+        crate::driver::EventLoop::bind(config, registry).map_err(|error| cannot_listen(&place, &error))?;
+    let handle = event_loop.handle();
+    drain_on_signals(move || handle.drain())
+        .map_err(|error| Error::failed(format!("cannot watch signals: {error}")))?;
+    info!("listening on http://{}", event_loop.local_addr());
+    event_loop.run().map_err(|error| Error::failed(format!("the event loop cannot go on: {error}")))?;
+    info!("everything is finished");
+    Ok(())
+}
+
+/// Says what to do about the usual causes.
+fn cannot_listen(place: &str, error: &io::Error) -> Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process has that port; choose another by --port, or 0 for any free one"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 want privileges; choose another by --port",
+        io::ErrorKind::AddrNotAvailable => "no interface here has that address; give one by --host",
+        io::ErrorKind::InvalidInput => "change the setting that it names",
+        _ => "check --host and --port",
+    };
+    Error::failed(format!("cannot listen on {place}: {error}. What to do: {advice}."))
+}
+
+/// The first SIGTERM or SIGINT drains; the second ends the process as the signal itself would have.
+fn drain_on_signals(drain: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+    let watch = move || {
+        let mut arrivals = signals.forever();
+        if let Some(signal) = arrivals.next() {
+            info!("{} came: finishing what is in flight; another one ends at once", name_of(signal));
+            drain();
+        }
+        if let Some(signal) = arrivals.next() {
+            warn!("{} came again: ending at once", name_of(signal));
+            log::logger().flush();
+            std::process::exit(128 + signal);
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)
+}
+
+fn name_of(signal: i32) -> &'static str {
+    signal_hook::low_level::signal_name(signal).unwrap_or("a signal")
+}
