@@ -1,5 +1,20 @@
 //! Tests over real sockets and of the real binary, in one test binary.
 
+mod answer;
 mod cli;
 mod driver;
+mod embedding;
+mod faults;
+mod health;
+mod http;
+mod http_faults;
+mod limits;
+mod overflow;
+mod regressions;
+mod shutdown;
+mod stream_client;
+mod streams;
 mod support;
+mod talks;
+mod test_models;
+mod websocket;
