@@ -5,6 +5,7 @@ mod cli;
 mod driver;
 mod embedding;
 mod faults;
+mod fuzz_smoke;
 mod health;
 mod http;
 mod http_faults;
