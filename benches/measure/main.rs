@@ -1,0 +1,108 @@
+//! What the server costs and how fast it answers, measured from outside: the binary runs as a process of its own.
+//!
+//! ```text
+//! cargo bench --bench measure                       # everything, with the defaults
+//! cargo bench --bench measure -- idle               # 10,000 idle WebSockets: memory and CPU for each
+//! cargo bench --bench measure -- ten                # ten clients at real time: added latency, CPU, memory
+//! cargo bench --bench measure -- control            # pongs and health while every worker is busy
+//! cargo bench --bench measure -- echo               # CPU for each message through the loop
+//! cargo bench --bench measure -- smoke              # a minute's work in a second: does the binary serve at all?
+//! ```
+//!
+//! Each subcommand has `--help`. Times are printed and never asserted; correctness always is: a missing answer, an
+//! error, a wrong byte or a ledger that does not balance ends the program with a panic.
+//!
+//! Where there are two cores or more, the server is bound to the first and this program to the rest, so the two do
+//! not take time from each other. The server starts with an empty environment and no file: what differs from the
+//! defaults stands in its flags, which are printed. Linux only: CPU and memory are read from `/proc`.
+
+mod control;
+mod echo;
+mod figures;
+mod idle;
+mod peer;
+mod process;
+mod smoke;
+mod ten;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use std::time::Duration;
+
+fn main() {
+    let matches = command().get_matches();
+    process::raise_descriptor_limit();
+    match matches.subcommand() {
+        Some(("smoke", _)) => return smoke::run(),
+        _ => process::keep_off_the_servers_core(),
+    }
+    match matches.subcommand() {
+        Some(("idle", matches)) => idle::run(number(matches, "connections"), seconds(matches)),
+        Some(("ten", matches)) => {
+            let model = matches.get_one::<String>("model").expect("has a default");
+            ten::run(model, number(matches, "clients"), seconds(matches));
+        }
+        Some(("control", matches)) => control::run(number(matches, "streams"), seconds(matches)),
+        Some(("echo", matches)) => echo::run(number(matches, "connections"), seconds(matches)),
+        _ => everything(),
+    }
+}
+
+fn everything() {
+    idle::run(10_000, Duration::from_secs(30));
+    ten::run("vad", 10, Duration::from_secs(60));
+    ten::run("denoise", 10, Duration::from_secs(60));
+    control::run(16, Duration::from_secs(20));
+    echo::run(100, Duration::from_secs(5));
+}
+
+fn command() -> Command {
+    let model = Arg::new("model").long("model").default_value("vad").help("model of the streams");
+    Command::new("measure")
+        .about(
+            "Measures the server from outside; without a command everything but smoke, one after the other",
+        )
+        // `cargo bench` says this to every benchmark.
+        .arg(Arg::new("bench").long("bench").hide(true).num_args(0).global(true))
+        .subcommand(
+            Command::new("idle")
+                .about("Idle WebSockets: memory, descriptors and CPU for each")
+                .arg(count("connections", "10000"))
+                .arg(duration("30", "how long they rest")),
+        )
+        .subcommand(
+            Command::new("ten")
+                .about("Clients at real time: added latency, CPU, memory")
+                .arg(model)
+                .arg(count("clients", "10"))
+                .arg(duration("60", "how long each speaks")),
+        )
+        .subcommand(
+            Command::new("control")
+                .about("Pongs and health checks while every worker is busy")
+                .arg(count("streams", "16"))
+                .arg(duration("20", "how long the workers are kept busy")),
+        )
+        .subcommand(
+            Command::new("echo")
+                .about("CPU for each message of 640 bytes through the loop")
+                .arg(count("connections", "100"))
+                .arg(duration("5", "how long, for each number of messages on the way")),
+        )
+        .subcommand(Command::new("smoke").about("Does the binary serve at all? Asserts, measures nothing"))
+}
+
+fn count(name: &'static str, default: &'static str) -> Arg {
+    Arg::new(name).long(name).default_value(default).value_parser(value_parser!(usize)).help("how many")
+}
+
+fn duration(default: &'static str, help: &'static str) -> Arg {
+    Arg::new("seconds").long("seconds").default_value(default).value_parser(value_parser!(u64)).help(help)
+}
+
+fn number(matches: &ArgMatches, name: &str) -> usize {
+    *matches.get_one(name).expect("has a default")
+}
+
+fn seconds(matches: &ArgMatches) -> Duration {
+    Duration::from_secs(*matches.get_one("seconds").expect("has a default"))
+}
