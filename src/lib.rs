@@ -1,4 +1,23 @@
-//! Suzu: streaming audio inference on one poll loop.
+#![doc = include_str!("ARCHITECTURE.md")]
+//!
+//! # Embedding
+//!
+//! The library sets no logger, no signal handler and no environment; several servers fit in one process.
+//!
+//! ```
+//! use suzu::{config::Config, driver::EventLoop, model::Registry};
+//!
+//! # fn main() -> std::io::Result<()> {
+//! let config = Config { port: 0, ..Config::default() };
+//! let event_loop = EventLoop::bind(config, Registry::builtin())?;
+//! let (address, handle) = (event_loop.local_addr(), event_loop.handle());
+//! let server = std::thread::spawn(move || event_loop.run());
+//! // ... stream audio to ws://{address}/v1/stream ...
+//! assert!(address.port() != 0);
+//! handle.drain();
+//! server.join().expect("the loop does not panic")
+//! # }
+//! ```
 
 pub mod cli;
 pub mod client;

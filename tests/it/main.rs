@@ -18,4 +18,5 @@ mod streams;
 mod support;
 mod talks;
 mod test_models;
+mod tidy;
 mod websocket;
