@@ -13,6 +13,10 @@ use crate::wire::websocket::{Decoder, Role};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+/// How long a connection beyond the limit may take for its request's head. It holds one of the few places in which
+/// health is told while the server is full.
+const SURPLUS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Where the conversation stands.
 pub enum Phase {
     /// Requests and responses.
@@ -252,10 +256,12 @@ impl Connection {
             return if late { Due::GiveUp(Reason::RequestTimeout) } else { Due::Nothing };
         }
         let began = !self.parked.is_empty();
+        let head_timeout =
+            if self.surplus { config.head_timeout.min(SURPLUS_PATIENCE) } else { config.head_timeout };
         match (began, http.served) {
             (false, 1..) if waited >= config.idle_timeout => Due::Drop(Reason::IdleTimeout),
             (false, 1..) => Due::Nothing,
-            (true, _) | (false, 0) if waited >= config.head_timeout => Due::GiveUp(Reason::RequestTimeout),
+            (true, _) | (false, 0) if waited >= head_timeout => Due::GiveUp(Reason::RequestTimeout),
             _ => Due::Nothing,
         }
     }

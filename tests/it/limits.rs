@@ -65,6 +65,19 @@ fn peers_that_fill_the_door_and_say_nothing_are_sent_away() {
 }
 
 #[test]
+fn silent_peers_at_a_full_door_do_not_keep_health_waiting_for_the_head_timeout() {
+    let server = start(|config| {
+        config.connections_max = 1;
+        config.sessions_max = 1;
+        // Far beyond the deadline of a test.
+        config.head_timeout = Duration::from_secs(600);
+    });
+    let _inside = Client::websocket(server.addr, "/v1/echo");
+    let _silent: Vec<_> = (0..100).map(|_| TcpStream::connect(server.addr).unwrap()).collect();
+    assert_eq!(get(server.addr, "/health/live").status, 200);
+}
+
+#[test]
 fn streams_beyond_the_limit_are_refused_before_the_upgrade_or_told_after_it() {
     let server = start(|config| config.sessions_max = 1);
     let inside = StreamClient::open(server.addr, "/v1/stream?model=echo");
