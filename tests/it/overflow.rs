@@ -182,7 +182,8 @@ fn a_stream_that_waits_for_memory_goes_on_when_others_free_it() {
         small.audio(&[0; 1600]);
     }
     small.say(json!({"type": "CloseStream"}));
-    await_that("its bytes wait", || metric(server.addr, "suzu_incoming_bytes") > 3_200.0);
+    // At least the first chunk: if the others came later, they wait in the kernel, since nobody reads on.
+    await_that("its bytes wait", || metric(server.addr, "suzu_incoming_bytes") >= 1_600.0);
     drop(gate);
     for stream in large {
         assert_eq!(stream.finish().termination()["processed_ms"], 4000);
