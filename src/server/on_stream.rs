@@ -144,7 +144,7 @@ impl Server {
                 max_frame_bytes: self.stream_message_max(&session.params) as u64,
                 max_session_s: self.config.session_duration_max.as_secs_f64(),
             },
-            configuration: configuration(&session.params),
+            configuration: Configuration::from(&session.params),
         }
     }
 
@@ -184,7 +184,7 @@ impl Server {
             ClientMessage::Configure { interim_results, deadline_ms } => {
                 session.params.interim_results = interim_results.unwrap_or(session.params.interim_results);
                 session.params.deadline_ms = deadline_ms.or(session.params.deadline_ms);
-                let configuration = Box::new(configuration(&session.params));
+                let configuration = Box::new(Configuration::from(&session.params));
                 self.tell(id, &ServerMessage::Configured { configuration });
             }
             ClientMessage::Finalize { id: name } => self.on_finalize(id, name),
@@ -588,21 +588,6 @@ fn payload<'a>(session: &Session, bytes: &'a [u8]) -> Result<Option<&'a [u8]>, F
             let message = format!("chunk {expected} is missing: chunk {seq} came instead");
             Err(Fault::new(Reason::InvalidState, message).at("seq"))
         }
-    }
-}
-
-fn configuration(params: &StreamParams) -> Configuration {
-    Configuration {
-        model: params.model.clone(),
-        encoding: params.encoding,
-        sample_rate: params.sample_rate_hz,
-        channels: params.channels,
-        interim_results: params.interim_results,
-        framing: params.framing,
-        overflow: params.overflow,
-        ack_interval_ms: params.ack_interval_ms,
-        deadline_ms: params.deadline_ms,
-        tag: params.tag.clone(),
     }
 }
 

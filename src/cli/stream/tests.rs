@@ -48,18 +48,7 @@ fn begin(query: &str) -> ServerMessage {
         credit_ms: 100.0,
         keepalive: Keepalive { ping_s: 25.0, audio_idle_s: 30.0 },
         limits: Limits { max_frame_bytes: 40_000, max_session_s: 60.0 },
-        configuration: Configuration {
-            model: params.model,
-            encoding: params.encoding,
-            sample_rate: params.sample_rate_hz,
-            channels: params.channels,
-            interim_results: params.interim_results,
-            framing: params.framing,
-            overflow: params.overflow,
-            ack_interval_ms: params.ack_interval_ms,
-            deadline_ms: params.deadline_ms,
-            tag: params.tag,
-        },
+        configuration: Configuration::from(&params),
     }))
 }
 

@@ -3,7 +3,7 @@
 //! One set of types serves both sides: the server writes them straight into its outgoing bytes, the client reads them
 //! back. Times are milliseconds as `f64`, written with at most three decimals and without any where whole.
 
-use super::{DiscardReason, Encoding, Framing, Overflow};
+use super::{DiscardReason, Encoding, Framing, Overflow, StreamParams};
 use crate::model::{Datatype, TensorData};
 use crate::reason::{Fault, Reason};
 use serde::ser::SerializeStruct;
@@ -148,6 +148,23 @@ pub struct Configuration {
     /// The client's own name for the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
+}
+
+impl From<&StreamParams> for Configuration {
+    fn from(params: &StreamParams) -> Self {
+        Self {
+            model: params.model.clone(),
+            encoding: params.encoding,
+            sample_rate: params.sample_rate_hz,
+            channels: params.channels,
+            interim_results: params.interim_results,
+            framing: params.framing,
+            overflow: params.overflow,
+            ack_interval_ms: params.ack_interval_ms,
+            deadline_ms: params.deadline_ms,
+            tag: params.tag.clone(),
+        }
+    }
 }
 
 /// The ledger and the credit, cumulative.
