@@ -22,7 +22,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Error> {
 }
 
 fn specs() -> Vec<ModelSpec> {
-    Registry::builtin().iter().map(|model| model.spec().clone()).collect()
+    Registry::builtin().audio().map(|model| model.spec().clone()).collect()
 }
 
 /// `480 samples (10 ms)`, or samples alone for a model that takes every rate.
@@ -51,8 +51,8 @@ fn table(specs: &[ModelSpec]) -> String {
 fn row(spec: &ModelSpec) -> [String; 5] {
     let rate = spec.sample_rate_hz.map_or_else(|| "any".into(), |rate| format!("{rate} Hz"));
     let audio = spec.audio_out.then_some("audio");
-    let outputs: Vec<_> = audio.into_iter().chain(spec.outputs.iter().map(|output| output.name)).collect();
-    [spec.name.into(), rate, window(spec), outputs.join(", "), spec.description.into()]
+    let outputs: Vec<_> = audio.into_iter().chain(spec.outputs.iter().map(|output| &*output.name)).collect();
+    [spec.name.to_string(), rate, window(spec), outputs.join(", "), spec.description.to_string()]
 }
 
 fn json_text(specs: &[ModelSpec]) -> String {
@@ -72,7 +72,10 @@ mod tests {
         assert_eq!(lines.len(), specs.len() + 1);
         let column = lines[0].find("DESCRIPTION").unwrap();
         for (line, spec) in lines[1..].iter().zip(&specs) {
-            assert!(line.starts_with(spec.name) && line[column..].starts_with(spec.description), "{line}");
+            assert!(
+                line.starts_with(&*spec.name) && line[column..].starts_with(&*spec.description),
+                "{line}"
+            );
         }
     }
 
@@ -81,6 +84,6 @@ mod tests {
         let specs = specs();
         let parsed: Vec<Value> = serde_json::from_str(&json_text(&specs)).unwrap();
         let names: Vec<_> = parsed.iter().map(|model| model["name"].as_str().unwrap()).collect();
-        assert_eq!(names, specs.iter().map(|spec| spec.name).collect::<Vec<_>>());
+        assert_eq!(names, specs.iter().map(|spec| &*spec.name).collect::<Vec<_>>());
     }
 }

@@ -11,7 +11,7 @@ fn microseconds_for_ten_milliseconds_of_audio() {
     let speech = recording("speech-noisy.wav");
     for rate_hz in [8_000, 16_000, 44_100, 44_101, 48_000] {
         let samples = if rate_hz == 16_000 { speech.clone() } else { convert(&speech, 16_000, rate_hz) };
-        for model in Registry::builtin().iter() {
+        for model in Registry::builtin().audio() {
             let figures = [1, 10].map(|units| cost_us(model, rate_hz, &samples, units));
             println!(
                 "{:8} {rate_hz:6} Hz: {:7.2} us per 10 ms in runs of 1 unit, {:7.2} of 10",

@@ -3,7 +3,7 @@
 //! What it gives back lags by one window, which the pipeline takes out. It costs clean speech some quality: it is
 //! meant for noisy input.
 
-use super::{Datatype, Lane, Model, ModelSpec, OutputSpec, State};
+use super::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, State};
 use nnnoiseless::{DenoiseState, RnnModel};
 use std::sync::LazyLock;
 
@@ -36,17 +36,20 @@ struct Cleaner {
 impl Denoise {
     pub(super) fn new() -> Self {
         let spec = ModelSpec {
-            name: "denoise",
+            name: "denoise".into(),
             version: 1,
-            description: "Takes noise out of speech: cleaned audio, and the probability of speech for every 10 ms.",
+            description:
+                "Takes noise out of speech: cleaned audio, and the probability of speech for every 10 ms."
+                    .into(),
             sample_rate_hz: Some(RATE_HZ),
             window: WINDOW,
             hop: WINDOW,
             latency: WINDOW,
             audio_out: true,
-            outputs: vec![OutputSpec { name: "speech_probability", datatype: Datatype::Fp32 }],
+            outputs: vec![OutputSpec::scalar("speech_probability", Datatype::Fp32)],
             state_bytes: STATE_BYTES,
             batched: false,
+            limits: ModelLimits::default(),
         };
         Self { spec }
     }

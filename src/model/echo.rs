@@ -3,7 +3,7 @@
 //! The wall test: whoever sent the samples can compute the same and knows that nothing was lost, reordered or mixed
 //! with another stream. A last window that is not full is filled up with zeros, which count towards all three.
 
-use super::{Datatype, Lane, Model, ModelSpec, OutputSpec, State};
+use super::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, State};
 use crc32fast::Hasher;
 
 const WINDOW: usize = 320;
@@ -16,21 +16,23 @@ pub(super) struct Echo {
 impl Echo {
     pub(super) fn new() -> Self {
         let spec = ModelSpec {
-            name: "echo",
+            name: "echo".into(),
             version: 1,
-            description: "Says what it heard: CRC-32, RMS and peak of every 320 samples, at any sample rate.",
+            description: "Says what it heard: CRC-32, RMS and peak of every 320 samples, at any sample rate."
+                .into(),
             sample_rate_hz: None,
             window: WINDOW,
             hop: WINDOW,
             latency: 0,
             audio_out: false,
             outputs: vec![
-                OutputSpec { name: "checksum", datatype: Datatype::Uint32 },
-                OutputSpec { name: "rms", datatype: Datatype::Fp32 },
-                OutputSpec { name: "peak", datatype: Datatype::Fp32 },
+                OutputSpec::scalar("checksum", Datatype::Uint32),
+                OutputSpec::scalar("rms", Datatype::Fp32),
+                OutputSpec::scalar("peak", Datatype::Fp32),
             ],
             state_bytes: 0,
             batched: false,
+            limits: ModelLimits::default(),
         };
         Self { spec }
     }

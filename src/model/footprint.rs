@@ -66,7 +66,7 @@ fn no_stream_holds_more_than_its_models_bound() {
         8_000, 8_001, 11_025, 12_000, 15_950, 16_000, 16_050, 22_050, 24_000, 32_000, 44_100, 44_101, 47_950,
         47_999, 48_000,
     ];
-    for model in Registry::builtin().iter() {
+    for model in Registry::builtin().audio() {
         let spec = model.spec();
         let sizes = rates_hz.map(|rate_hz| (state_bytes(model, rate_hz), rate_hz));
         println!("{}: bound {}, {sizes:?}", spec.name, state_bytes_max(spec));
@@ -80,7 +80,7 @@ fn no_stream_holds_more_than_its_models_bound() {
 
 #[test]
 fn a_stream_that_has_not_begun_holds_next_to_nothing() {
-    for model in Registry::builtin().iter() {
+    for model in Registry::builtin().audio() {
         let before = BYTES.get();
         let state = Box::new(StreamState::new(&**model, 44_101).expect("a rate that is served"));
         let held = (BYTES.get() - before) as usize;

@@ -10,6 +10,8 @@ mod pipeline;
 mod registry;
 mod resample;
 mod segment;
+mod tensor;
+mod tensors;
 mod vad;
 
 #[cfg(test)]
@@ -26,7 +28,9 @@ mod rehearsal;
 pub use pipeline::{
     SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, state_bytes_max, unit,
 };
-pub use registry::Registry;
+pub use registry::{Registry, Served, not_found};
+pub use tensor::{Datatype, Tensor, TensorData, elements};
+pub use tensors::{Dim, TensorLane, TensorModel, TensorModelSpec, TensorSpec};
 
 use crate::id::{BatchId, SessionId};
 use serde_json::{Value, json};
@@ -41,11 +45,11 @@ pub type State = Box<dyn Any + Send>;
 #[derive(Clone, Debug)]
 pub struct ModelSpec {
     /// The name in `?model=` and in paths.
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// Counts up with every change of behaviour.
     pub version: u32,
     /// One sentence for `suzu models` and `/v1/models`.
-    pub description: &'static str,
+    pub description: Arc<str>,
     /// The rate the model works at, hertz; `None` takes every stream at its own rate.
     pub sample_rate_hz: Option<u32>,
     /// Samples that one inference looks at, at the model's rate.
@@ -63,24 +67,48 @@ pub struct ModelSpec {
     /// Whether one call for many streams is cheaper than one call each. If not, each run gets a call of its
     /// own, so that a panic hurts one stream only.
     pub batched: bool,
+    /// What it asks of those who batch and run it.
+    pub limits: ModelLimits,
 }
 
-/// One output tensor.
+/// One output tensor of a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OutputSpec {
     /// Its name in `Results.outputs`.
-    pub name: &'static str,
+    pub name: Arc<str>,
     /// Its element type.
     pub datatype: Datatype,
+    /// The dimensions of one row, which belongs to one window; empty: a row is one element.
+    pub shape: Vec<usize>,
+    /// What the last dimension's elements stand for, if they stand for something.
+    pub labels: Vec<Arc<str>>,
 }
 
-/// Element types, named as in the Open Inference Protocol.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Datatype {
-    /// 32-bit float.
-    Fp32,
-    /// 32-bit unsigned integer.
-    Uint32,
+/// What a model asks of those who batch and run it. `None` leaves it to the configuration of the server.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ModelLimits {
+    /// Runs, or rows of requests, in one batch at most.
+    pub batch_max: Option<usize>,
+    /// How long the first of a batch waits for others.
+    pub queue_delay_max: Option<Duration>,
+    /// Sizes of batches that the model is fastest at, ascending; empty: any.
+    pub preferred: Vec<usize>,
+    /// How long one batch may take.
+    pub infer_timeout: Option<Duration>,
+    /// Batches with the workers at a time.
+    pub concurrency_max: Option<usize>,
+}
+
+impl OutputSpec {
+    /// An output whose rows are single elements.
+    pub fn scalar(name: &str, datatype: Datatype) -> Self {
+        Self { name: name.into(), datatype, shape: Vec::new(), labels: Vec::new() }
+    }
+
+    /// Elements in a row.
+    pub fn row_len(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 impl ModelSpec {
@@ -93,11 +121,11 @@ impl ModelSpec {
     pub fn to_json(&self) -> Value {
         let outputs = self.outputs.iter();
         let outputs =
-            outputs.map(|output| json!({ "name": output.name, "datatype": output.datatype.name() }));
+            outputs.map(|output| json!({ "name": &*output.name, "datatype": output.datatype.name(), "shape": output.shape }));
         json!({
-            "name": self.name,
+            "name": &*self.name,
             "version": self.version,
-            "description": self.description,
+            "description": &*self.description,
             "sample_rate_hz": self.sample_rate_hz,
             "window": self.window,
             "hop": self.hop,
@@ -105,16 +133,6 @@ impl ModelSpec {
             "audio_out": self.audio_out,
             "outputs": outputs.collect::<Vec<_>>(),
         })
-    }
-}
-
-impl Datatype {
-    /// The name on the wire.
-    pub fn name(self) -> &'static str {
-        match self {
-            Datatype::Fp32 => "FP32",
-            Datatype::Uint32 => "UINT32",
-        }
     }
 }
 
@@ -163,82 +181,30 @@ pub struct Findings {
     pub speech_probability: Option<f32>,
     /// Whether speech is going on after the last window (hysteresis applied), if the model tells.
     pub is_speech: Option<bool>,
+    /// What was recognised at a point in time, in order of time.
+    pub detections: Vec<Detection>,
+    /// What the last window most probably is, best first, if the model classifies.
+    pub classes: Vec<Class>,
 }
 
-/// The elements of an output, row after row.
+/// Something recognised at a point in time, such as a word.
 #[derive(Clone, Debug, PartialEq)]
-pub enum TensorData {
-    /// [`Datatype::Fp32`]
-    Fp32(Vec<f32>),
-    /// [`Datatype::Uint32`]
-    Uint32(Vec<u32>),
+pub struct Detection {
+    /// What.
+    pub label: Arc<str>,
+    /// How sure the model is, as it scores.
+    pub score: f32,
+    /// When it was complete: samples at the model's rate since the stream began.
+    pub at_sample: u64,
 }
 
-impl TensorData {
-    /// An output without rows.
-    pub fn new(datatype: Datatype) -> Self {
-        match datatype {
-            Datatype::Fp32 => TensorData::Fp32(Vec::new()),
-            Datatype::Uint32 => TensorData::Uint32(Vec::new()),
-        }
-    }
-
-    /// The type of its elements.
-    pub fn datatype(&self) -> Datatype {
-        match self {
-            TensorData::Fp32(_) => Datatype::Fp32,
-            TensorData::Uint32(_) => Datatype::Uint32,
-        }
-    }
-
-    /// How many elements.
-    pub fn len(&self) -> usize {
-        match self {
-            TensorData::Fp32(data) => data.len(),
-            TensorData::Uint32(data) => data.len(),
-        }
-    }
-
-    /// Whether it has no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Appends an element to an [`Datatype::Fp32`] output.
-    ///
-    /// # Panics
-    /// If the output is of another type: the model contradicts its own [`ModelSpec`].
-    pub fn push_f32(&mut self, value: f32) {
-        match self {
-            TensorData::Fp32(data) => data.push(value),
-            other => panic!("an FP32 element for an output of {}", other.datatype().name()),
-        }
-    }
-
-    /// Appends an element to an [`Datatype::Uint32`] output.
-    ///
-    /// # Panics
-    /// If the output is of another type: the model contradicts its own [`ModelSpec`].
-    pub fn push_u32(&mut self, value: u32) {
-        match self {
-            TensorData::Uint32(data) => data.push(value),
-            other => panic!("a UINT32 element for an output of {}", other.datatype().name()),
-        }
-    }
-
-    fn truncate(&mut self, len: usize) {
-        match self {
-            TensorData::Fp32(data) => data.truncate(len),
-            TensorData::Uint32(data) => data.truncate(len),
-        }
-    }
-
-    fn is_finite(&self) -> bool {
-        match self {
-            TensorData::Fp32(data) => data.iter().all(|value| value.is_finite()),
-            TensorData::Uint32(_) => true,
-        }
-    }
+/// One of the things that a model tells apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Class {
+    /// Its name.
+    pub label: Arc<str>,
+    /// How sure the model is, as it scores.
+    pub score: f32,
 }
 
 impl Findings {
@@ -264,6 +230,8 @@ impl Findings {
         self.events.clear();
         self.speech_probability = None;
         self.is_speech = None;
+        self.detections.clear();
+        self.classes.clear();
     }
 }
 
@@ -327,6 +295,10 @@ pub enum Failure {
     NotFinite,
     /// The model gave another number of rows or samples than it must.
     WrongShape,
+    /// The engine beneath the model failed; what it said.
+    Engine(String),
+    /// The request does not fit the model; what is wrong with it. The model is not to blame.
+    Refused(String),
 }
 
 impl Run {

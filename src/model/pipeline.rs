@@ -309,7 +309,9 @@ fn finish(spec: &ModelSpec, run: &mut Run, desk: &Desk, panicked: Option<&Failur
             outcome.failure = Some(failure);
         }
     }
-    outcome.findings.outputs.iter_mut().for_each(|output| output.truncate(work.rows));
+    for (data, output) in outcome.findings.outputs.iter_mut().zip(&spec.outputs) {
+        data.truncate(work.rows * output.row_len());
+    }
     state.advance(spec, work, &desk.samples, outcome);
     if spec.audio_out {
         state.give_back(*last, bench, &mut outcome.findings.audio);
@@ -321,17 +323,17 @@ fn check(spec: &ModelSpec, count: usize, findings: &Findings) -> Result<(), Fail
     let samples = if spec.audio_out { count * spec.hop } else { 0 };
     let shaped = findings.audio.len() == samples
         && findings.outputs.len() == spec.outputs.len()
-        && findings
-            .outputs
-            .iter()
-            .zip(&spec.outputs)
-            .all(|(data, output)| data.len() == count && data.datatype() == output.datatype);
+        && findings.outputs.iter().zip(&spec.outputs).all(|(data, output)| {
+            data.len() == count * output.row_len() && data.datatype() == output.datatype
+        });
     if !shaped {
         return Err(Failure::WrongShape);
     }
     let finite = findings.audio.iter().all(|sample| sample.is_finite())
         && findings.outputs.iter().all(|data| data.is_finite())
-        && findings.speech_probability.is_none_or(f32::is_finite);
+        && findings.speech_probability.is_none_or(f32::is_finite)
+        && findings.detections.iter().all(|found| found.score.is_finite())
+        && findings.classes.iter().all(|class| class.score.is_finite());
     if finite { Ok(()) } else { Err(Failure::NotFinite) }
 }
 

@@ -40,17 +40,18 @@ struct Mock {
 impl Mock {
     fn model(batched: bool, mischief: Mischief) -> Arc<dyn Model> {
         let spec = ModelSpec {
-            name: "mock",
+            name: "mock".into(),
             version: 1,
-            description: "For tests.",
+            description: "For tests.".into(),
             sample_rate_hz: Some(16_000),
             window: 100,
             hop: 64,
             latency: 4,
             audio_out: true,
-            outputs: vec![OutputSpec { name: "sum", datatype: Datatype::Fp32 }],
+            outputs: vec![OutputSpec::scalar("sum", Datatype::Fp32)],
             state_bytes: 64,
             batched,
+            limits: ModelLimits::default(),
         };
         Arc::new(Self { spec, mischief })
     }
@@ -97,7 +98,7 @@ impl Model for Mock {
 fn models() -> Vec<Arc<dyn Model>> {
     let mut registry = Registry::builtin();
     registry.insert(Mock::model(true, Mischief::None));
-    registry.iter().cloned().collect()
+    registry.audio().cloned().collect()
 }
 
 fn check_sums(model: &Arc<dyn Model>, rate_hz: u32, len: usize, heard: &Heard) {

@@ -3,15 +3,92 @@
 use super::denoise::Denoise;
 use super::echo::Echo;
 use super::vad::Vad;
-use super::{Model, ModelSpec};
+use super::{Model, ModelLimits, ModelSpec, TensorModel, state_bytes_max};
 use crate::reason::{Fault, Reason};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// A model that a server serves, of either kind.
+#[derive(Clone)]
+pub enum Served {
+    /// It hears streams.
+    Audio(Arc<dyn Model>),
+    /// It takes and gives tensors.
+    Tensors(Arc<dyn TensorModel>),
+}
+
+impl Served {
+    /// Its name.
+    pub fn name(&self) -> &Arc<str> {
+        match self {
+            Served::Audio(model) => &model.spec().name,
+            Served::Tensors(model) => &model.spec().name,
+        }
+    }
+
+    /// Its version.
+    pub fn version(&self) -> u32 {
+        match self {
+            Served::Audio(model) => model.spec().version,
+            Served::Tensors(model) => model.spec().version,
+        }
+    }
+
+    /// What it asks of those who batch and run it.
+    pub fn limits(&self) -> &ModelLimits {
+        match self {
+            Served::Audio(model) => &model.spec().limits,
+            Served::Tensors(model) => &model.spec().limits,
+        }
+    }
+
+    /// Whether it remembers from one request to the next.
+    pub fn is_stateful(&self) -> bool {
+        match self {
+            Served::Audio(_) => true,
+            Served::Tensors(model) => model.spec().stateful,
+        }
+    }
+
+    /// Upper bound of what it remembers of one stream or sequence, bytes.
+    pub fn state_bytes_max(&self) -> usize {
+        match self {
+            Served::Audio(model) => state_bytes_max(model.spec()),
+            Served::Tensors(model) => model.spec().state_bytes,
+        }
+    }
+
+    /// The model, if it hears streams.
+    pub fn audio(&self) -> Option<&Arc<dyn Model>> {
+        match self {
+            Served::Audio(model) => Some(model),
+            Served::Tensors(_) => None,
+        }
+    }
+
+    /// What it takes and gives, for `/v1/models` and `suzu models --json`.
+    pub fn to_json(&self) -> Value {
+        match self {
+            Served::Audio(model) => model.spec().to_json(),
+            Served::Tensors(model) => {
+                let spec = model.spec();
+                json!({
+                    "name": &*spec.name,
+                    "version": spec.version,
+                    "description": &*spec.description,
+                    "platform": &*spec.platform,
+                    "stateful": spec.stateful,
+                })
+            }
+        }
+    }
+}
 
 /// The models that a server serves. Cloning is cheap: models are shared.
 #[derive(Clone, Default)]
 pub struct Registry {
-    models: BTreeMap<&'static str, Arc<dyn Model>>,
+    models: BTreeMap<Arc<str>, Served>,
 }
 
 impl Registry {
@@ -29,58 +106,78 @@ impl Registry {
         registry
     }
 
-    /// Adds a model; one of the same name is replaced and returned.
+    /// Adds a model that hears streams; one of the same name is replaced and returned.
     ///
     /// # Panics
     /// If the model's spec contradicts itself (see [`ModelSpec`]): a fault of the program that adds it.
-    pub fn insert(&mut self, model: Arc<dyn Model>) -> Option<Arc<dyn Model>> {
-        check(model.spec());
-        self.models.insert(model.spec().name, model)
+    pub fn insert(&mut self, model: Arc<dyn Model>) -> Option<Served> {
+        self.insert_served(Served::Audio(model))
     }
 
-    /// The model of that name.
-    pub fn get(&self, name: &str) -> Option<Arc<dyn Model>> {
-        self.models.get(name).cloned()
-    }
-
-    /// The model of that name, or the answer to whoever asked for it: what there is, and what may have been meant.
-    pub fn find(&self, name: &str) -> Result<Arc<dyn Model>, Fault> {
-        self.get(name).ok_or_else(|| {
-            let hint = match self.nearest(name) {
-                Some(nearest) => format!("did you mean `{nearest}`?"),
-                None => format!("there are: {}", self.names().collect::<Vec<_>>().join(", ")),
-            };
-            // What a peer sent may be long; the message need not be.
-            let name: String = name.chars().take(64).collect();
-            Fault::new(Reason::ModelNotFound, format!("there is no model `{name}`; {hint}")).at("model")
-        })
-    }
-
-    /// The name that `name` is probably a misspelling of.
-    pub fn nearest(&self, name: &str) -> Option<&'static str> {
-        if name.len() > 64 {
-            return None;
+    /// Adds a model of either kind; one of the same name is replaced and returned.
+    ///
+    /// # Panics
+    /// As [`Registry::insert`].
+    pub fn insert_served(&mut self, model: Served) -> Option<Served> {
+        if let Served::Audio(model) = &model {
+            check(model.spec());
         }
-        let name = name.to_lowercase();
-        let closeness = |candidate: &str| strsim::jaro_winkler(&name, candidate);
-        let best = self.names().max_by(|a, b| closeness(a).total_cmp(&closeness(b)))?;
-        // Below 0.7 words have hardly a letter in place: no hint is better than a silly one.
-        (closeness(best) >= 0.7).then_some(best)
+        self.models.insert(Arc::clone(model.name()), model)
+    }
+
+    /// The model of that name that hears streams.
+    pub fn get(&self, name: &str) -> Option<Arc<dyn Model>> {
+        self.models.get(name)?.audio().cloned()
+    }
+
+    /// The model of that name that hears streams, or the answer to whoever asked for it: what there is, and what may
+    /// have been meant.
+    pub fn find(&self, name: &str) -> Result<Arc<dyn Model>, Fault> {
+        self.get(name).ok_or_else(|| not_found(name, self.names()))
     }
 
     /// All models in the order of their names.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Model>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Served> {
         self.models.values()
     }
 
+    /// The models that hear streams, in the order of their names.
+    pub fn audio(&self) -> impl Iterator<Item = &Arc<dyn Model>> {
+        self.models.values().filter_map(Served::audio)
+    }
+
     /// All names in order.
-    pub fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.models.keys().copied()
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(|name| &**name)
     }
 }
 
+/// The answer to whoever asked for a model that is not there: what there is, and what may have been meant.
+pub fn not_found<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Fault {
+    let names: Vec<_> = names.collect();
+    let hint = match nearest(name, &names) {
+        Some(nearest) => format!("did you mean `{nearest}`?"),
+        None => format!("there are: {}", names.join(", ")),
+    };
+    // What a peer sent may be long; the message need not be.
+    let name: String = name.chars().take(64).collect();
+    Fault::new(Reason::ModelNotFound, format!("there is no model `{name}`; {hint}")).at("model")
+}
+
+/// The name that `name` is probably a misspelling of.
+fn nearest<'a>(name: &str, names: &[&'a str]) -> Option<&'a str> {
+    if name.len() > 64 {
+        return None;
+    }
+    let name = name.to_lowercase();
+    let closeness = |candidate: &str| strsim::jaro_winkler(&name, candidate);
+    let best = names.iter().copied().max_by(|a, b| closeness(a).total_cmp(&closeness(b)))?;
+    // Below 0.7 words have hardly a letter in place: no hint is better than a silly one.
+    (closeness(best) >= 0.7).then_some(best)
+}
+
 fn check(spec: &ModelSpec) {
-    let name = spec.name;
+    let name = &spec.name;
     assert!(!name.is_empty(), "a model needs a name");
     assert!(spec.hop > 0 && spec.hop <= spec.window, "model `{name}`: hop must be within 1..=window");
     assert!(spec.sample_rate_hz != Some(0), "model `{name}`: a sample rate of 0");
@@ -88,6 +185,8 @@ fn check(spec: &ModelSpec) {
         spec.audio_out || spec.latency == 0,
         "model `{name}`: latency is of audio given back, and it gives none"
     );
+    let numbers = spec.outputs.iter().all(|output| output.datatype.is_number());
+    assert!(numbers, "model `{name}`: the outputs of a stream are integers, FP32 or FP64");
 }
 
 #[cfg(test)]
@@ -99,16 +198,16 @@ mod tests {
         let registry = Registry::builtin();
         assert_eq!(registry.names().collect::<Vec<_>>(), ["denoise", "echo", "vad"]);
         for (model, name) in registry.iter().zip(registry.names()) {
-            assert_eq!(model.spec().name, name);
-            assert_eq!(registry.get(name).expect("it is there").spec().name, name);
+            assert_eq!(&**model.name(), name);
+            assert_eq!(&*registry.get(name).expect("it is there").spec().name, name);
         }
     }
 
     #[test]
     fn a_misspelt_name_gets_the_nearest_as_a_hint() {
         let registry = Registry::builtin();
-        assert_eq!(registry.nearest("denose"), Some("denoise"));
-        assert_eq!(registry.nearest("VAD"), Some("vad"));
+        assert_eq!(nearest("denose", &registry.names().collect::<Vec<_>>()), Some("denoise"));
+        assert_eq!(nearest("VAD", &registry.names().collect::<Vec<_>>()), Some("vad"));
         let fault = registry.find("dnoise").err().expect("no such model");
         assert_eq!(fault.reason, Reason::ModelNotFound);
         assert_eq!(fault.message, "there is no model `dnoise`; did you mean `denoise`?");
@@ -117,12 +216,11 @@ mod tests {
     #[test]
     fn a_name_unlike_any_gets_the_list() {
         let registry = Registry::builtin();
-        assert_eq!(registry.nearest("xyzzy"), None);
         let fault = registry.find("xyzzy").err().expect("no such model");
         assert_eq!(fault.message, "there is no model `xyzzy`; there are: denoise, echo, vad");
         let fault = registry.find(&"m".repeat(100_000)).err().expect("no such model");
         assert!(fault.message.len() < 200);
-        assert_eq!(Registry::new().nearest("vad"), None);
+        assert_eq!(nearest("vad", &[]), None);
     }
 
     #[test]

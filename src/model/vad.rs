@@ -1,7 +1,7 @@
 //! `vad`: where somebody speaks. earshot's small network on 16 ms windows at 16 kHz, then hysteresis.
 
 use super::segment::{Rule, Segmenter};
-use super::{Datatype, Lane, Model, ModelSpec, OutputSpec, State};
+use super::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, State};
 use earshot::Detector;
 
 const RATE_HZ: u32 = 16_000;
@@ -37,17 +37,19 @@ struct Ears {
 impl Vad {
     pub(super) fn new() -> Self {
         let spec = ModelSpec {
-            name: "vad",
+            name: "vad".into(),
             version: 1,
-            description: "Finds speech: its probability for every 16 ms, and events where it starts and ends.",
+            description:
+                "Finds speech: its probability for every 16 ms, and events where it starts and ends.".into(),
             sample_rate_hz: Some(RATE_HZ),
             window: WINDOW,
             hop: WINDOW,
             latency: 0,
             audio_out: false,
-            outputs: vec![OutputSpec { name: "speech_probability", datatype: Datatype::Fp32 }],
+            outputs: vec![OutputSpec::scalar("speech_probability", Datatype::Fp32)],
             state_bytes: size_of::<Detector>() + size_of::<Ears>(),
             batched: false,
+            limits: ModelLimits::default(),
         };
         Self { spec }
     }

@@ -4,11 +4,10 @@
 //! bound for each holder of memory; a holder without a line is a bug.
 
 use crate::config::{Config, ConfigError};
-use crate::model::{Model, Registry, WORKER_BYTES_MAX, state_bytes_max};
+use crate::model::{Registry, Served, WORKER_BYTES_MAX};
 use crate::server::SURPLUS_MAX;
 use crate::server::connection::Connection;
 use crate::server::session::Session;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Bytes held now, of all connections and sessions together.
@@ -104,7 +103,7 @@ fn mib(bytes: u64) -> String {
 pub fn memory_bound(config: &Config, models: &Registry) -> MemoryBound {
     let connections = config.connections_max + SURPLUS_MAX;
     let message = config.message_bytes_max.max(config.echo_message_bytes_max).max(config.body_bytes_max);
-    let state = models.iter().map(|model| state_bytes_max(model.spec())).max().unwrap_or(0);
+    let state = models.iter().map(Served::state_bytes_max).max().unwrap_or(0);
     let run = samples_in(config.run_max, RATE_MAX_HZ) * size_of::<f32>();
     let runs = batches_in_flight_max(config) * config.batch_max.min(config.sessions_max);
     let mut lines = Vec::new();
@@ -144,12 +143,11 @@ pub fn samples_in(duration: Duration, rate_hz: usize) -> usize {
 
 /// Refuses a default model that is not there.
 pub fn check_models(config: &Config, models: &Registry) -> Result<(), ConfigError> {
-    let found = models.iter().any(|model: &Arc<dyn Model>| model.spec().name == config.model_default);
-    if found {
+    let wanted = &config.model_default;
+    if models.get(wanted).is_some() {
         return Ok(());
     }
-    let names: Vec<_> = models.iter().map(|model| model.spec().name).collect();
-    let wanted = &config.model_default;
+    let names: Vec<_> = models.audio().map(|model| &*model.spec().name).collect();
     Err(ConfigError::new(format!(
         "model_default = \"{wanted}\" is not there; there are {}",
         names.join(", ")

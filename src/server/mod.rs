@@ -109,7 +109,7 @@ impl Server {
         let bound = memory_bound(&config, &models);
         bound.check(&config)?;
         limits::check_models(&config, &models)?;
-        let models: Vec<_> = models.iter().cloned().collect();
+        let models: Vec<_> = models.audio().cloned().collect();
         let policy = BatchPolicy {
             batch_max: config.batch_max,
             queue_delay_max: config.queue_delay_max,

@@ -6,7 +6,8 @@ use crate::reason::{Fault, Reason};
 use crate::server::session::{Finalize, RunInFlight, Session, Stage, round_ms};
 use crate::server::{Output, Server};
 use crate::wire::message::{ErrorMessage, Framing, Results, ServerMessage, SpeechBoundary, Tensor, Timing};
-use crate::wire::{pcm, websocket};
+use crate::wire::{message, pcm, websocket};
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,8 @@ impl Server {
             Failure::Panicked(message) => format!("panicked: {message}"),
             Failure::NotFinite => "gave a result that is not a number".to_owned(),
             Failure::WrongShape => "gave a result of the wrong shape".to_owned(),
+            Failure::Engine(message) => format!("failed in its engine: {message}"),
+            Failure::Refused(message) => format!("refused its input: {message}"),
         };
         log::warn!(session = session.name.as_str(), model = session.params.model.as_str(); "the model {what}");
         let request_id = session.request_id.clone();
@@ -141,10 +144,11 @@ impl Server {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let model_rate = self.models[session.model].spec().rate_for(session.params.sample_rate_hz);
         let shift_ms = session.ms(flight.skipped);
+        let at_ms = |sample: u64| round_ms(sample as f64 * 1000.0 / f64::from(model_rate) + shift_ms);
         for event in &outcome.findings.events {
             let Some(session) = self.sessions.get_mut(id) else { return };
-            let at_ms = round_ms(event.at_sample as f64 * 1000.0 / f64::from(model_rate) + shift_ms);
-            let boundary = SpeechBoundary { message_seq: session.next_message_seq(), at_ms };
+            let boundary =
+                SpeechBoundary { message_seq: session.next_message_seq(), at_ms: at_ms(event.at_sample) };
             let message = match event.kind {
                 EventKind::SpeechStarted => ServerMessage::SpeechStarted(boundary),
                 EventKind::SpeechEnded => ServerMessage::SpeechEnded(boundary),
@@ -171,6 +175,22 @@ impl Server {
             finalize_id: finalize.and_then(|finalize| finalize.id),
             speech_probability: outcome.findings.speech_probability,
             is_speech: outcome.findings.is_speech,
+            detections: outcome
+                .findings
+                .detections
+                .iter()
+                .map(|found| message::Detection {
+                    label: found.label.to_string(),
+                    score: found.score,
+                    at_ms: at_ms(found.at_sample),
+                })
+                .collect(),
+            classes: outcome
+                .findings
+                .classes
+                .iter()
+                .map(|class| message::Class { label: class.label.to_string(), score: class.score })
+                .collect(),
             outputs,
             timing,
         };
@@ -263,5 +283,10 @@ fn timing(flight: RunInFlight, facts: BatchFacts) -> Timing {
 /// The model's tensors with their names.
 fn tensors(names: &[OutputSpec], outputs: Vec<TensorData>) -> Vec<Tensor> {
     let named = names.iter().zip(outputs);
-    named.map(|(spec, data)| Tensor { name: spec.name.into(), shape: vec![data.len()], data }).collect()
+    let tensor = |(spec, data): (&OutputSpec, TensorData)| {
+        let rows = data.len() / spec.row_len().max(1);
+        let shape = std::iter::once(rows).chain(spec.shape.iter().copied()).collect();
+        Tensor { name: Cow::Owned(spec.name.to_string()), shape, data }
+    };
+    named.map(tensor).collect()
 }

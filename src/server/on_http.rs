@@ -235,7 +235,7 @@ impl Server {
     fn models_json(&self) -> serde_json::Value {
         let models = self.models.iter().map(|model| {
             let mut json = model.spec().to_json();
-            json["default"] = (model.spec().name == self.config.model_default).into();
+            json["default"] = (*model.spec().name == *self.config.model_default).into();
             json
         });
         json!({ "models": models.collect::<Vec<_>>() })

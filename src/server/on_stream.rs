@@ -35,9 +35,9 @@ impl Server {
     }
 
     fn find_model(&self, name: &str) -> Result<usize, Fault> {
-        let found = self.models.iter().position(|model| model.spec().name == name);
+        let found = self.models.iter().position(|model| *model.spec().name == *name);
         found.ok_or_else(|| {
-            let names: Vec<_> = self.models.iter().map(|model| model.spec().name).collect();
+            let names: Vec<_> = self.models.iter().map(|model| &*model.spec().name).collect();
             let message = format!("there is no model {name:?}; there are {}", names.join(", "));
             Fault::new(Reason::ModelNotFound, message).at("model")
         })

@@ -15,8 +15,9 @@ pub use client::ClientMessage;
 pub use names::{DiscardReason, Encoding, Framing, Overflow};
 pub use params::StreamParams;
 pub use server::{
-    AudioAdded, Begin, Configuration, Discarded, ErrorMessage, Keepalive, Ledger, Limits, Pong, Reconnect,
-    Results, ServerMessage, SpeechBoundary, Tensor, Termination, Timing, Warning, encode_http_error,
+    AudioAdded, Begin, Class, Configuration, Detection, Discarded, ErrorMessage, Keepalive, Ledger, Limits,
+    Pong, Reconnect, Results, ServerMessage, SpeechBoundary, Tensor, Termination, Timing, Warning,
+    encode_http_error,
 };
 
 use crate::reason::{Fault, Reason};

@@ -320,7 +320,7 @@ impl Hanging {
         let (begin, begun) = channel();
         let (release, released) = channel();
         let spec = Registry::builtin().find("echo").unwrap().spec().clone();
-        let spec = ModelSpec { name: "hanging", ..spec };
+        let spec = ModelSpec { name: "hanging".into(), ..spec };
         (Self { spec, begun: Mutex::new(begin), released: Mutex::new(released) }, begun, release)
     }
 }

@@ -48,7 +48,7 @@ fn vad_over_a_socket_finds_what_the_model_finds_alone() {
     let story = play(StreamClient::open(server.addr, "/v1/stream?model=vad"), &bytes, 3_194);
 
     let TensorData::Fp32(probabilities) = &expected.findings.outputs[0] else { panic!("floats") };
-    let heard = story.tensor(Registry::builtin().get("vad").unwrap().spec().outputs[0].name);
+    let heard = story.tensor(&Registry::builtin().get("vad").unwrap().spec().outputs[0].name);
     assert_eq!(heard.len(), probabilities.len());
     for (place, (heard, expected)) in heard.iter().zip(probabilities).enumerate() {
         assert!((heard - f64::from(*expected)).abs() < 1e-6, "window {place}: {heard}, {expected}");

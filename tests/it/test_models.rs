@@ -44,7 +44,7 @@ impl Gated {
         let (begin, begun) = channel();
         let (closed, gate) = channel();
         let echo = echo();
-        let spec = ModelSpec { name: "gated", ..echo.spec().clone() };
+        let spec = ModelSpec { name: "gated".into(), ..echo.spec().clone() };
         let model = Self { spec, echo, begun: Mutex::new(begin), gate: Mutex::new(gate) };
         (model, Gate { begun, _closed: closed })
     }
@@ -83,7 +83,7 @@ pub struct Touchy {
 impl Touchy {
     pub fn new() -> Self {
         let echo = echo();
-        Self { spec: ModelSpec { name: "touchy", ..echo.spec().clone() }, echo }
+        Self { spec: ModelSpec { name: "touchy".into(), ..echo.spec().clone() }, echo }
     }
 }
 

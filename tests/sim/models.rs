@@ -2,7 +2,7 @@
 
 use crc32fast::Hasher;
 use std::sync::Arc;
-use suzu::model::{Datatype, Lane, Model, ModelSpec, OutputSpec, Registry, State};
+use suzu::model::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, Registry, State};
 
 /// A sample of this value (12345 as 16 bits) makes `glass` panic.
 pub const POISON: i16 = 12_345;
@@ -16,17 +16,18 @@ pub struct Chain {
 impl Chain {
     pub fn new(name: &'static str, batched: bool, fragile: bool) -> Self {
         let spec = ModelSpec {
-            name,
+            name: name.into(),
             version: 1,
-            description: "For tests.",
+            description: "For tests.".into(),
             sample_rate_hz: None,
             window: 400,
             hop: 160,
             latency: 0,
             audio_out: true,
-            outputs: vec![OutputSpec { name: "chain", datatype: Datatype::Uint32 }],
+            outputs: vec![OutputSpec::scalar("chain", Datatype::Uint32)],
             state_bytes: 64,
             batched,
+            limits: ModelLimits::default(),
         };
         Self { spec, fragile }
     }

@@ -108,7 +108,7 @@ fn compare_outputs(hearing: &Hearing, outcome: &Outcome, model: &str) -> Result<
     let model = registry.get(model).ok_or("no such model")?;
     for (spec, wanted) in model.spec().outputs.iter().zip(&outcome.findings.outputs) {
         let empty = TensorData::new(spec.datatype);
-        let got = hearing.outputs.get(spec.name).unwrap_or(&empty);
+        let got = hearing.outputs.get(&*spec.name).unwrap_or(&empty);
         if got != wanted {
             let same = match (got, wanted) {
                 (TensorData::Fp32(a), TensorData::Fp32(b)) => {

@@ -209,7 +209,7 @@ impl Second {
             }
             None => self.outputs.push(Sum {
                 name: tensor.name.to_string(),
-                whole: matches!(tensor.data, TensorData::Uint32(_)),
+                whole: !matches!(tensor.data, TensorData::Fp32(_) | TensorData::Fp64(_)),
                 sum: value,
                 count: 1,
                 last: value,
@@ -241,16 +241,8 @@ fn row_count(tensor: &Tensor) -> usize {
 /// The mean of a row. The shape fits the data: that is checked where it is parsed.
 fn row_value(tensor: &Tensor, row: usize) -> f64 {
     let width: usize = tensor.shape[1..].iter().product();
-    let range = row * width..(row + 1) * width;
-    let (sum, count): (f64, usize) = match &tensor.data {
-        TensorData::Fp32(data) => {
-            (data[range.clone()].iter().map(|&value| f64::from(value)).sum(), range.len())
-        }
-        TensorData::Uint32(data) => {
-            (data[range.clone()].iter().map(|&value| f64::from(value)).sum(), range.len())
-        }
-    };
-    sum / count.max(1) as f64
+    let sum: f64 = tensor.data.numbers().skip(row * width).take(width).sum();
+    sum / width.max(1) as f64
 }
 
 /// A progress bar on standard error if that is a terminal; a spinner where the length is not known.

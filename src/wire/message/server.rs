@@ -4,9 +4,9 @@
 //! back. Times are milliseconds as `f64`, written with at most three decimals and without any where whole.
 
 use super::{DiscardReason, Encoding, Framing, Overflow, StreamParams};
-use crate::model::{Datatype, TensorData};
+use crate::model::{Datatype, TensorData, elements};
 use crate::reason::{Fault, Reason};
-use serde::ser::SerializeStruct;
+use serde::ser::{Error, SerializeStruct};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::Number;
 use std::borrow::Cow;
@@ -216,6 +216,12 @@ pub struct Results {
     /// Whether speech is going on at the end of the stretch, if the model tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub is_speech: Option<bool>,
+    /// What was recognised within the stretch, such as words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub detections: Vec<Detection>,
+    /// What the end of the stretch most probably is, best first, if the model classifies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<Class>,
     /// Where the time went, if the client asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timing: Option<Timing>,
@@ -231,6 +237,27 @@ pub struct Tensor {
     pub shape: Vec<usize>,
     /// Its elements; finite.
     pub data: TensorData,
+}
+
+/// Something recognised at a point in time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Detection {
+    /// What.
+    pub label: String,
+    /// How sure the model is, as it scores.
+    pub score: f32,
+    /// When it was complete, milliseconds since the stream began.
+    #[serde(with = "milli")]
+    pub at_ms: f64,
+}
+
+/// One of the things that a model tells apart.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Class {
+    /// Its name.
+    pub label: String,
+    /// How sure the model is, as it scores.
+    pub score: f32,
 }
 
 /// Where a result's time went.
@@ -382,15 +409,22 @@ impl Serialize for Tensor {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut object = serializer.serialize_struct("Tensor", 4)?;
         object.serialize_field("name", &self.name)?;
-        let datatype = match &self.data {
-            TensorData::Fp32(_) => Datatype::Fp32,
-            TensorData::Uint32(_) => Datatype::Uint32,
-        };
-        object.serialize_field("datatype", datatype.name())?;
+        object.serialize_field("datatype", self.data.datatype().name())?;
         object.serialize_field("shape", &self.shape)?;
         match &self.data {
-            TensorData::Fp32(elements) => object.serialize_field("data", elements)?,
+            TensorData::Uint8(elements) => object.serialize_field("data", elements)?,
+            TensorData::Uint16(elements) => object.serialize_field("data", elements)?,
             TensorData::Uint32(elements) => object.serialize_field("data", elements)?,
+            TensorData::Uint64(elements) => object.serialize_field("data", elements)?,
+            TensorData::Int8(elements) => object.serialize_field("data", elements)?,
+            TensorData::Int16(elements) => object.serialize_field("data", elements)?,
+            TensorData::Int32(elements) => object.serialize_field("data", elements)?,
+            TensorData::Int64(elements) => object.serialize_field("data", elements)?,
+            TensorData::Fp32(elements) => object.serialize_field("data", elements)?,
+            TensorData::Fp64(elements) => object.serialize_field("data", elements)?,
+            TensorData::Bool(_) | TensorData::Fp16(_) | TensorData::Bf16(_) | TensorData::Bytes(_) => {
+                return Err(S::Error::custom("the outputs of a stream are integers, FP32 or FP64"));
+            }
         }
         object.end()
     }
@@ -402,7 +436,7 @@ struct RawTensor {
     name: String,
     datatype: String,
     shape: Vec<usize>,
-    /// Holds every `f32` and every `u32` exactly.
+    /// Holds every `f32` and every integer of 32 bits exactly.
     data: Vec<f64>,
 }
 
@@ -411,18 +445,14 @@ impl TryFrom<RawTensor> for Tensor {
 
     fn try_from(raw: RawTensor) -> Result<Self, String> {
         let RawTensor { name, datatype, shape, data } = raw;
-        let elements = shape.iter().try_fold(1usize, |product, &side| product.checked_mul(side));
-        if elements != Some(data.len()) {
+        let Some(datatype) = Datatype::parse(&datatype) else {
+            return Err(format!("output {name:?} has the unknown datatype {datatype:?}"));
+        };
+        if elements(&shape) != Some(data.len()) {
             return Err(format!("output {name:?} has {} elements and shape {shape:?}", data.len()));
         }
-        let whole = |value: &f64| value.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(value);
-        let data = match datatype.as_str() {
-            "FP32" => TensorData::Fp32(data.iter().map(|&value| value as f32).collect()),
-            "UINT32" if data.iter().all(whole) => {
-                TensorData::Uint32(data.iter().map(|&value| value as u32).collect())
-            }
-            "UINT32" => return Err(format!("output {name:?} is UINT32 and has other elements")),
-            other => return Err(format!("output {name:?} has the unknown datatype {other:?}")),
+        let Some(data) = TensorData::from_f64(datatype, &data) else {
+            return Err(format!("output {name:?} is {} and has other elements", datatype.name()));
         };
         Ok(Tensor { name: Word::Owned(name), shape, data })
     }
@@ -637,10 +667,7 @@ mod tests {
             vec(any::<u32>(), 0..6).prop_map(TensorData::Uint32),
         ];
         ("[a-z_]{1,10}", data).prop_map(|(name, data)| {
-            let count = match &data {
-                TensorData::Fp32(elements) => elements.len(),
-                TensorData::Uint32(elements) => elements.len(),
-            };
+            let count = data.len();
             Tensor { name: name.into(), shape: vec![count, 1], data }
         })
     }
@@ -652,12 +679,16 @@ mod tests {
             finalize_id in option::of(".{0,20}"),
             outputs in vec(tensor(), 0..3),
             speech_probability in option::of(0.0..=1.0f32),
+            found in vec(("[a-z]{1,9}", 0.0..=1.0f32, ms()), 0..3),
             timing in option::of((ms(), 1..99usize, ms())),
         ) -> Results {
+            let classes = found.iter().map(|(label, score, _)| Class { label: label.clone(), score: *score }).collect();
+            let detections =
+                found.into_iter().map(|(label, score, at_ms)| Detection { label, score, at_ms }).collect();
             let timing = timing.map(|(queue_ms, batch_size, infer_ms)| Timing { queue_ms, batch_size, infer_ms });
             Results {
                 message_seq, start_ms, duration_ms, is_final, from_finalize, finalize_id, outputs, speech_probability,
-                is_speech, timing,
+                is_speech, detections, classes, timing,
             }
         }
     }
