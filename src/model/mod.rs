@@ -145,7 +145,8 @@ pub trait Model: Send + Sync + 'static {
     fn start(&self) -> State;
 
     /// Infers every lane's windows in order, updates its state and appends to its outcome: exactly `count` rows
-    /// to each output, and `count * hop` samples to `audio` if the model gives audio back.
+    /// to each output, and `count * hop` samples to `audio` if the model gives audio back. What fails for one lane
+    /// is told in [`Lane::failure`]; a panic fails all lanes of the call.
     fn infer(&self, lanes: &mut [Lane<'_>]);
 }
 
@@ -166,6 +167,9 @@ pub struct Lane<'a> {
     pub ends_at: Option<u64>,
     /// Where the results go.
     pub findings: &'a mut Findings,
+    /// `None` when the model gets it. A model that cannot go on with this stream says here why, and leaves the other
+    /// lanes as they would be without this one: its findings and its state are then thrown away, and theirs are not.
+    pub failure: &'a mut Option<Failure>,
 }
 
 /// What a model appends for each window.

@@ -25,6 +25,7 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
 enum Mischief {
     None,
     Panic,
+    Told,
     NotANumber,
     NoRow,
     ShortAudio,
@@ -85,6 +86,7 @@ impl Model for Mock {
                     match self.mischief {
                         Mischief::None => {}
                         Mischief::Panic => panic!("heard it"),
+                        Mischief::Told => *lane.failure = Some(Failure::Engine("heard it".into())),
                         Mischief::NotANumber => lane.findings.audio[0] = f32::NAN,
                         Mischief::NoRow => lane.findings.outputs[0].truncate(0),
                         Mischief::ShortAudio => lane.findings.audio.truncate(1),
@@ -151,6 +153,34 @@ proptest! {
             .zip(play_together(&model, &streams))
         {
             prop_assert_eq!(alone, together);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_lane_that_a_batched_model_says_it_failed_leaves_its_neighbours_as_if_they_were_alone(
+        lens in proptest::collection::vec(0usize..4_000, 2..7),
+        troubled in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let model = Mock::model(true, Mischief::Told);
+        let mut streams: Vec<_> =
+            lens.iter().enumerate().map(|(i, &len)| (16_000, noise(i as u32, len))).collect();
+        let troubled = troubled.index(streams.len());
+        prop_assume!(lens[troubled] > 0);
+        let at = at.index(lens[troubled]);
+        streams[troubled].1[at] = 1.0;
+        let together = play_together(&model, &streams);
+        for (index, ((rate_hz, samples), together)) in streams.iter().zip(together).enumerate() {
+            if index == troubled {
+                prop_assert_eq!(together.failures, [Failure::Engine("heard it".into())]);
+                prop_assert!(together.audio.iter().all(|&sample| sample == 0.0));
+            } else {
+                prop_assert_eq!(play(&model, *rate_hz, samples, &[10_000]), together);
+            }
         }
     }
 }
@@ -253,6 +283,7 @@ fn play_trouble(model: &Arc<dyn Model>, neighbour: bool) -> (Vec<Outcome>, Vec<O
 fn a_failing_model_loses_its_run_and_goes_on_afresh() {
     let cases = [
         (Mischief::Panic, Failure::Panicked("heard it".into())),
+        (Mischief::Told, Failure::Engine("heard it".into())),
         (Mischief::NotANumber, Failure::NotFinite),
         (Mischief::NoRow, Failure::WrongShape),
         (Mischief::ShortAudio, Failure::WrongShape),
@@ -284,6 +315,7 @@ fn a_failure_stays_with_its_stream_unless_the_model_wants_batches() {
         (false, Mischief::Panic, true),
         (false, Mischief::NoRow, true),
         (true, Mischief::NoRow, true),
+        (true, Mischief::Told, true),
         (true, Mischief::Panic, false),
     ] {
         let (_, others) = play_trouble(&Mock::model(batched, mischief), true);
