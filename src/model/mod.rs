@@ -4,6 +4,8 @@
 //! ownership. The state of every stream travels inside it, so there are no locks and results are in order by
 //! construction. Nothing here knows of sockets, sessions' clients or the clock.
 
+pub mod onnx;
+
 mod denoise;
 mod echo;
 mod pipeline;
