@@ -1,7 +1,7 @@
 //! The promises of the pipeline, kept for all models and rates: cutting does not matter, neighbours do not matter,
 //! lengths add up, and a failing model harms nobody else.
 
-use super::rehearsal::{Heard, play, session};
+use super::rehearsal::{Heard, play};
 use super::*;
 use crate::reason::Reason;
 use proptest::prelude::*;
@@ -52,6 +52,7 @@ impl Mock {
             outputs: vec![OutputSpec::scalar("sum", Datatype::Fp32)],
             state_bytes: 64,
             batched,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Arc::new(Self { spec, mischief })
@@ -187,18 +188,18 @@ proptest! {
 
 /// All streams in one batch, each whole.
 fn play_together(model: &Arc<dyn Model>, streams: &[(u32, Vec<f32>)]) -> Vec<Heard> {
-    let run = |(slot, (rate_hz, samples)): (usize, &(u32, Vec<f32>))| {
+    let run = |(rate_hz, samples): &(u32, Vec<f32>)| {
         let state = StreamState::new(&**model, *rate_hz).expect("a rate that is served");
-        Run::new(session(slot as u32), Box::new(state), samples.clone(), true)
+        Run::new(Box::new(state), samples.clone(), true)
     };
-    let mut batch = Batch::new(BatchId(0), model.clone(), streams.iter().enumerate().map(run).collect());
-    batch.execute();
+    let mut runs: Vec<_> = streams.iter().map(run).collect();
+    execute(&**model, &mut runs);
     let heard = |run: &Run| {
         let mut heard = Heard::default();
         heard.add(&run.outcome);
         heard
     };
-    batch.runs.iter().map(heard).collect()
+    runs.iter().map(heard).collect()
 }
 
 #[test]
@@ -261,20 +262,19 @@ fn play_trouble(model: &Arc<dyn Model>, neighbour: bool) -> (Vec<Outcome>, Vec<O
     samples[700] = 1.0;
     let quiet = vec![0.1; 640 * 3];
     let state = || Box::new(StreamState::new(&**model, 16_000).expect("a rate that is served"));
-    let mut runs = vec![Run::new(session(0), state(), Vec::new(), false)];
+    let mut runs = vec![Run::new(state(), Vec::new(), false)];
     if neighbour {
-        runs.push(Run::new(session(1), state(), Vec::new(), false));
+        runs.push(Run::new(state(), Vec::new(), false));
     }
-    let mut batch = Batch::new(BatchId(0), model.clone(), runs);
     let (mut troubled, mut others) = (Vec::new(), Vec::new());
     for (index, part) in samples.chunks(640).enumerate() {
-        for run in &mut batch.runs {
-            run.samples = if run.session.slot == 0 { part } else { &quiet[index * 640..][..640] }.to_vec();
+        for (slot, run) in runs.iter_mut().enumerate() {
+            run.samples = if slot == 0 { part } else { &quiet[index * 640..][..640] }.to_vec();
             run.last = index == 2;
         }
-        batch.execute();
-        troubled.push(std::mem::take(&mut batch.runs[0].outcome));
-        others.extend(batch.runs.get_mut(1).map(|run| std::mem::take(&mut run.outcome)));
+        execute(&**model, &mut runs);
+        troubled.push(std::mem::take(&mut runs[0].outcome));
+        others.extend(runs.get_mut(1).map(|run| std::mem::take(&mut run.outcome)));
     }
     (troubled, others)
 }
