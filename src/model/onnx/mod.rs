@@ -11,13 +11,17 @@
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
 mod engine;
+mod features;
 mod graph;
+pub mod manifest;
 mod plan;
 mod rten_engine;
 mod tensors;
 mod trial;
 mod view;
 
+pub use features::{FeatureBench, FilterBank};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use engine::{Engine, EngineKind, Port, PortDim, open};
 pub use graph::{Graph, GraphLane, GraphState};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
