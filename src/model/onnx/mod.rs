@@ -11,10 +11,16 @@
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
 mod engine;
+mod file;
 mod graph;
+mod layout;
+#[cfg(feature = "onnxruntime")]
+mod ort_engine;
 mod plan;
 mod rten_engine;
 mod tensors;
+#[cfg(test)]
+mod test_models;
 mod trial;
 mod view;
 
