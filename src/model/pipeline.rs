@@ -344,7 +344,7 @@ fn clamp(samples: &mut [f32]) {
     samples.iter_mut().for_each(|sample| *sample = sample.clamp(-1.0, 1.0));
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+pub(super) fn panic_message(payload: &(dyn Any + Send)) -> String {
     let told = payload.downcast_ref::<&str>().map(|text| text.to_string());
     told.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

@@ -12,11 +12,17 @@
 
 mod engine;
 mod features;
+mod file;
 mod graph;
+mod layout;
 pub mod manifest;
+#[cfg(feature = "onnxruntime")]
+mod ort_engine;
 mod plan;
 mod rten_engine;
 mod tensors;
+#[cfg(test)]
+mod test_models;
 mod trial;
 mod view;
 
