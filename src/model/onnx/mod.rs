@@ -26,10 +26,10 @@ mod test_models;
 mod trial;
 mod view;
 
-pub use features::{FeatureBench, FilterBank};
-pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use engine::{Engine, EngineKind, Port, PortDim, open};
+pub use features::{FeatureBench, FilterBank};
 pub use graph::{Graph, GraphLane, GraphState};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
 pub use rten_engine::on_worker_thread;
 pub use tensors::{OnnxTensors, TensorsPlan};
