@@ -69,6 +69,8 @@ pub struct ModelSpec {
     /// Whether one call for many streams is cheaper than one call each. If not, each run gets a call of its
     /// own, so that a panic hurts one stream only.
     pub batched: bool,
+    /// Upper bound of its weights and of what a worker needs to run it, bytes; 0 for a model inside the binary.
+    pub weights_bytes: usize,
     /// What it asks of those who batch and run it.
     pub limits: ModelLimits,
 }

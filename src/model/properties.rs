@@ -52,6 +52,7 @@ impl Mock {
             outputs: vec![OutputSpec::scalar("sum", Datatype::Fp32)],
             state_bytes: 64,
             batched,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Arc::new(Self { spec, mischief })

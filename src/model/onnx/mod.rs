@@ -20,6 +20,7 @@ pub mod manifest;
 mod ort_engine;
 mod plan;
 mod rten_engine;
+mod served;
 mod tensors;
 #[cfg(test)]
 mod test_models;
@@ -32,6 +33,7 @@ pub use graph::{Graph, GraphLane, GraphState};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
 pub use rten_engine::on_worker_thread;
+pub use served::{ModelOptions, open_model};
 pub use tensors::{OnnxTensors, TensorsPlan};
 pub use trial::{Batching, Calibration, Timed};
 pub use view::{Elements, View};

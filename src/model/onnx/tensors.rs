@@ -24,6 +24,8 @@ pub struct TensorsPlan {
     pub labels: Vec<(String, Vec<Arc<str>>)>,
     /// Upper bound of the elements of one request's inputs, and of its outputs.
     pub elements_max: usize,
+    /// Upper bound of the weights and of what a worker needs to run it, bytes.
+    pub weights_bytes: usize,
     /// What it asks of those who batch and run it. Without a `batch_max` it is that of the graph.
     pub limits: ModelLimits,
 }
@@ -40,7 +42,7 @@ impl OnnxTensors {
     /// # Errors
     /// What in the plan contradicts what in the graph.
     pub fn new(graph: Arc<Graph>, plan: TensorsPlan) -> Result<OnnxTensors, String> {
-        let TensorsPlan { name, version, description, labels, elements_max, mut limits } = plan;
+        let TensorsPlan { name, version, description, labels, elements_max, weights_bytes, mut limits } = plan;
         for (output, labels) in &labels {
             check_labels(&graph, output, labels)?;
         }
@@ -73,6 +75,7 @@ impl OnnxTensors {
             stateful: graph.is_stateful(),
             batched,
             state_bytes: graph.state_bytes(),
+            weights_bytes,
             elements_max,
             limits,
         };
