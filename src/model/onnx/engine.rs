@@ -3,6 +3,8 @@
 //! Owns the trait, what a file says about its inputs and outputs, and the one place where files are opened. It knows
 //! nothing of batches, states or models; [`super::Graph`] does.
 
+use super::file;
+use super::rten_engine::RtenEngine;
 use super::view::View;
 use crate::model::{Datatype, Tensor};
 use std::fmt;
@@ -94,8 +96,19 @@ pub trait Engine: Send + Sync + 'static {
 /// # Errors
 /// What is wrong with the file, the library or this build, and what to do about it.
 pub fn open(path: &Path, kind: EngineKind, library: Option<&Path>) -> Result<Arc<dyn Engine>, String> {
-    let _ = (path, kind, library);
-    todo!()
+    let ports = file::read(path)?;
+    match kind {
+        EngineKind::Rten => Ok(Arc::new(RtenEngine::open(path, ports)?)),
+        #[cfg(feature = "onnxruntime")]
+        EngineKind::OnnxRuntime => Ok(Arc::new(super::ort_engine::OrtEngine::open(path, ports, library)?)),
+        #[cfg(not(feature = "onnxruntime"))]
+        EngineKind::OnnxRuntime => Err(format!(
+            "`{}` asks for the engine `onnxruntime` (library {}), which is not in this build; \
+             build with `cargo build --release --features onnxruntime`, or use the engine `rten`",
+            path.display(),
+            library.map_or("not named".into(), |library| library.display().to_string()),
+        )),
+    }
 }
 
 /// As in the file: `name FP32 [batch, 3, ?]`.

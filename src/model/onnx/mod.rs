@@ -11,17 +11,29 @@
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
 mod engine;
+mod features;
+mod file;
 mod graph;
+mod layout;
+pub mod manifest;
+#[cfg(feature = "onnxruntime")]
+mod ort_engine;
 mod plan;
 mod rten_engine;
+mod served;
 mod tensors;
+#[cfg(test)]
+mod test_models;
 mod trial;
 mod view;
 
 pub use engine::{Engine, EngineKind, Port, PortDim, open};
+pub use features::{FeatureBench, FilterBank};
 pub use graph::{Graph, GraphLane, GraphState};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
 pub use rten_engine::on_worker_thread;
+pub use served::{ModelOptions, open_model};
 pub use tensors::{OnnxTensors, TensorsPlan};
 pub use trial::{Batching, Calibration, Timed};
 pub use view::{Elements, View};
