@@ -55,7 +55,7 @@ async def check_mixed(check: Check, server: InferenceRESTClient, base: str) -> N
     asked = request("simple", inputs, binary=True)
     asked.inputs[1].set_data_from_numpy(inputs["INPUT1"], binary_data=False)
     asked.parameters = {}
-    asked.request_outputs = [RequestedOutput("OUTPUT0", {"binary_data": False}), RequestedOutput("OUTPUT1", {"binary_data": True})]
+    asked.request_outputs = [RequestedOutput(name, {"binary_data": way}) for name, way in [("OUTPUT0", False), ("OUTPUT1", True)]]
     response = await server.infer(base, asked, model_name="simple")
     for name, wanted in sums(inputs).items():
         check.close_to(values(response)[name], wanted, name)

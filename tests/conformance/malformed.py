@@ -90,10 +90,10 @@ def json_cases() -> list[Case]:
         Case("dimensions whose product overflows", body(tensor("INPUT0", shape=[2**40, 2**40]), second)),
         Case("a dimension beyond 64 bits", body(tensor("INPUT0", shape=[10**30, 16]), second)),
         Case("a huge number of rows", body(tensor("INPUT0", shape=[2**33, 16]), tensor("INPUT1", shape=[2**33, 16]))),
-        Case("no rows and none given", body(tensor("INPUT0", shape=[0, 16]), second)),
+        Case("no rows, but data", body(tensor("INPUT0", shape=[0, 16]), second)),
         Case("a number of 400 digits", good().replace(b"15.0", b"1" * 400, 1)),
         Case("parameters that are a list", body(first, second, parameters=[])),
-        Case("a sequence for a model that remembers nothing", body(first, second, parameters={"sequence_id": []})),
+        Case("a sequence_id that is a list", body(first, second, parameters={"sequence_id": []})),
     ]
 
 
