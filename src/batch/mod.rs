@@ -9,7 +9,7 @@ mod call;
 
 pub use call::{Call, CallStage, CallTimes, Calls, Memory, Question, Reply};
 
-use crate::id::{BatchId, CallId, SessionId};
+use crate::id::{BatchId, SessionId};
 use crate::model::{self, Failure, Model, Outcome, Run};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -81,11 +81,11 @@ impl Batch {
         }
     }
 
-    /// Which requests are in it; empty if it has other work.
-    pub fn calls(&self) -> &[CallId] {
-        match &self.work {
-            Work::Streams(_) => &[],
-            Work::Calls(calls) => &calls.ids,
+    /// The requests in it; empty if it has other work.
+    pub fn calls_mut(&mut self) -> &mut [Call] {
+        match &mut self.work {
+            Work::Streams(_) => &mut [],
+            Work::Calls(calls) => &mut calls.calls,
         }
     }
 

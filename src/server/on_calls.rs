@@ -278,6 +278,18 @@ impl Server {
         }
     }
 
+    /// Every request that waits is refused, and no sequence goes on.
+    pub(super) fn give_up_calls(&mut self) {
+        for id in self.calls.keys() {
+            let message = "the server shuts down before the request's turn";
+            self.reply(id, Err(Fault::new(Reason::Draining, message)));
+        }
+        let keys: Vec<_> = self.sequences.iter().map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            self.end_sequence(&key);
+        }
+    }
+
     /// Sequences that nobody has asked for too long are forgotten.
     pub(super) fn sweep_sequences(&mut self) {
         let idle = self.config.sequence_idle_timeout;

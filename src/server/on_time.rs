@@ -151,6 +151,7 @@ impl Server {
         for session in self.sessions.keys() {
             self.end(session, draining());
         }
+        self.give_up_calls();
     }
 
     /// Tells the driver, once, that nothing is left to wait for.

@@ -40,6 +40,12 @@ pub const INJECTED: &[&str] = &[
     "invalid utf-8",
     "chunked body",
     "slow request",
+    "request for inference",
+    "poisoned request",
+    "sequence",
+    "model loaded",
+    "model that does not load",
+    "load of a model inside",
 ];
 
 /// What the server must have been driven to at least once in a sweep: labels of reasons, or names of its answers.
@@ -60,6 +66,7 @@ pub const REACHED: &[&str] = &[
     "ended protocol_error",
     "finalize answered",
     "refused invalid_value",
+    "refused unknown_sequence",
     "refused overloaded",
     "refused too_many_sessions",
 ];
@@ -67,6 +74,8 @@ pub const REACHED: &[&str] = &[
 /// The same for sweeps of a thousand seeds and more.
 pub const REACHED_SELDOM: &[&str] = &[
     "discard drain",
+    "refused load_failed",
+    "refused model_unavailable",
     "ended blocked_too_long",
     "ended invalid_state",
     "ended invalid_utf8",

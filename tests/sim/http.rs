@@ -14,12 +14,14 @@ pub struct Ask {
     pub head_only: bool,
     /// The body that a 200 must bring back.
     pub body: Option<Vec<u8>>,
+    /// The body is as it is only if all asked before by this client was answered by 200.
+    pub chained: bool,
 }
 
 impl Ask {
     pub fn get(path: &str, statuses: &[u16]) -> Ask {
         let bytes = format!("GET {path} HTTP/1.1\r\nHost: sim\r\n\r\n").into_bytes();
-        Ask { bytes, statuses: statuses.to_vec(), head_only: false, body: None }
+        Ask { bytes, statuses: statuses.to_vec(), head_only: false, body: None, chained: false }
     }
 }
 
@@ -40,6 +42,8 @@ pub struct HttpClient {
     held: Vec<u8>,
     closing: bool,
     over: bool,
+    /// Something was answered by other than 200.
+    broken: bool,
 }
 
 impl HttpClient {
@@ -57,6 +61,7 @@ impl HttpClient {
             held: Vec::new(),
             closing: false,
             over: false,
+            broken: false,
         }
     }
 
@@ -101,12 +106,17 @@ impl HttpClient {
         };
         io.tally.fire("request answered");
         let wanted = &ask.statuses;
-        if !wanted.contains(&head.status) && ![408, 503].contains(&head.status) {
+        // What was lost before ends the chain.
+        let lost = ask.chained && self.broken && head.status == 400;
+        if !wanted.contains(&head.status) && ![408, 503].contains(&head.status) && !lost {
             let text = String::from_utf8_lossy(&ask.bytes);
             return Err(format!("{} answers {:?}, {wanted:?} was right", head.status, text.lines().next()));
         }
-        if head.status == 200 && ask.body.as_ref().is_some_and(|wanted| *wanted != body) {
-            return Err("the body came back changed".into());
+        self.broken |= head.status != 200;
+        let comparable = head.status == 200 && !(ask.chained && self.broken);
+        if comparable && let Some(wanted) = ask.body.filter(|wanted| *wanted != body) {
+            let [wanted, body] = [&wanted, &body].map(|body| String::from_utf8_lossy(body).into_owned());
+            return Err(format!("the body came back changed: {body:.300} instead of {wanted:.300}"));
         }
         if self.probe && io.now != asked {
             return Err(format!("a question of health waited for {} us", io.now - asked));

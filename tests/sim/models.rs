@@ -1,5 +1,6 @@
 //! Test models that make every mistake visible: each result depends on all that the stream said before.
 
+use crate::tensors;
 use crc32fast::Hasher;
 use std::sync::Arc;
 use suzu::model::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, Registry, State};
@@ -67,5 +68,6 @@ pub fn registry() -> Registry {
     let mut registry = Registry::builtin();
     registry.insert(Arc::new(Chain::new("glass", false, true)));
     registry.insert(Arc::new(Chain::new("choir", true, false)));
+    tensors::insert_into(&mut registry);
     registry
 }

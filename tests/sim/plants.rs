@@ -1,7 +1,7 @@
 //! Bugs planted between the server and its world. The sweep must find each of them.
 
-use suzu::id::ConnId;
 use suzu::batch::Batch;
+use suzu::id::ConnId;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -23,6 +23,10 @@ pub enum Kind {
     ChangedAudio,
     /// A client gets one of its results twice.
     RepeatedResult,
+    /// Two requests of a batch get each other's answer.
+    SwappedReplies,
+    /// A sequence forgets what it remembered.
+    LostMemory,
 }
 
 pub const ALL: &[Kind] = &[
@@ -35,6 +39,8 @@ pub const ALL: &[Kind] = &[
     Kind::LostResult,
     Kind::ChangedAudio,
     Kind::RepeatedResult,
+    Kind::SwappedReplies,
+    Kind::LostMemory,
 ];
 
 /// A planted bug; strikes every third time that it could.
@@ -66,6 +72,16 @@ impl Plant {
         if runs.len() > 1 && self.strikes(Kind::SwappedStates) {
             let (first, second) = runs.split_at_mut(1);
             std::mem::swap(&mut first[0].state, &mut second[0].state);
+        }
+        let calls = batch.calls_mut();
+        if calls.len() > 1 && self.strikes(Kind::SwappedReplies) {
+            let (first, second) = calls.split_at_mut(1);
+            std::mem::swap(&mut first[0].reply, &mut second[0].reply);
+        }
+        for call in calls {
+            if call.keeps && call.memory.is_some() && self.strikes(Kind::LostMemory) {
+                call.memory = None;
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use crate::pipe::{Micros, Pipe};
 use crate::plants::Plant;
 use crate::rng::Rng;
 use crate::script;
+use crate::tensors;
 use crate::workers::{Troubles, Workers};
 use crate::world::{World, now_at};
 use std::time::Duration;
@@ -36,6 +37,10 @@ pub struct Swarm {
     pub big_audio: bool,
     /// Many that send much and read nothing.
     pub crowd: bool,
+    /// Many that ask for inference at once.
+    pub callers: bool,
+    /// Nothing is forgotten for being idle.
+    pub patient: bool,
 }
 
 impl Swarm {
@@ -53,13 +58,15 @@ impl Swarm {
             impatient: rng.chance(35),
             big_audio: rng.chance(10),
             crowd: rng.chance(10),
+            callers: rng.chance(20),
+            patient: false,
         }
     }
 }
 
 pub fn world(seed: u64, plant: Option<Plant>) -> World {
     let mut rng = Rng::new(seed);
-    let swarm = Swarm::new(&mut rng);
+    let mut swarm = Swarm::new(&mut rng);
     let config = config(&mut rng, &swarm);
     let began = rng.pick(&[0, SECOND, 1_000_000 * SECOND]);
     let server = Server::new(config.clone(), models::registry(), rng.next(), now_at(began, 0))
@@ -81,12 +88,20 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
         world.jumps =
             vec![(began + rng.range(0, 2 * SECOND), rng.pick(&[100 * MS, 40 * SECOND, 1800 * SECOND]))];
     }
+    swarm.patient = world.jumps.is_empty() && config.sequence_idle_timeout >= Duration::from_secs(60);
     let most = if swarm.tight { 8 } else { 14 };
     let count = rng.range(1, if swarm.crowd { 20 } else { most });
     for _ in 0..count {
         let at = began + if rng.chance(60) { rng.below(30 * MS) } else { rng.below(2 * SECOND) };
         let peer = peer(&mut rng, &config, &swarm, at, world.plant.clone(), &mut world.tally);
         world.peers.push(peer);
+    }
+    if swarm.callers {
+        for _ in 0..rng.range(4, 10) {
+            let asks = tensors::asks(&mut rng, false, swarm.patient, &mut world.tally);
+            let client = HttpClient::new("caller", asks, began + rng.below(2) * MS);
+            world.peers.push(Peer::new(Box::new(client), rng.fork(), began));
+        }
     }
     world.peers.push(probe(&mut rng, began));
     world
@@ -105,6 +120,10 @@ fn config(rng: &mut Rng, swarm: &Swarm) -> Config {
         stream_batch_size: rng.pick(&[1, 1, 4]),
         infer_timeout: pick_ms(rng, &[100, 1_000, 10_000]),
         infer_failures_max: rng.pick(&[1, 2, 3]),
+        model_failures_max: rng.pick(&[1, 3, 10]),
+        model_retry_after: pick_ms(rng, &[50, 5_000]),
+        load_timeout: pick_ms(rng, &[1_000, 120_000]),
+        sequence_idle_timeout: pick_ms(rng, &[20, 60_000, 60_000]),
         model_default: rng.pick(&["vad", "echo"]).to_owned(),
         drain_timeout: pick_ms(rng, &[0, 200, 5_000]),
         ..roomy
@@ -135,6 +154,10 @@ fn tight(rng: &mut Rng, swarm: &Swarm, roomy: Config) -> Config {
         message_bytes_max: rng.pick(&[8, 64]) << 10,
         echo_message_bytes_max: rng.pick(&[1, 16, 64]) << 10,
         body_bytes_max: rng.pick(&[1, 32]) << 10,
+        infer_body_bytes_max: 1 << 10,
+        calls_bytes_total_max: rng.pick(&[1, 2, 16]) << 10,
+        calls_max: rng.pick(&[1, 2, 16]),
+        sequences_max: rng.pick(&[1, 2, 16]),
         incoming_bytes_total_max: rng.pick(&[64, 128]) << 10,
         flush_timeout: pick_ms(rng, &[1, 50, 2_000]),
         stream_flush_timeout: pick_ms(rng, &[1, 20, 200]),
@@ -187,7 +210,7 @@ fn peer(
         }
         65..78 => Box::new(EchoClient::new(rng, at, config.echo_message_bytes_max)),
         78..90 if swarm.vandals => Box::new(vandal(rng, at, tally)),
-        _ => Box::new(http(rng, config, at, tally)),
+        _ => Box::new(http(rng, config, swarm, at, tally)),
     };
     let mut peer = Peer::new(actor, rng.fork(), at);
     peer.pace = pace;
@@ -233,9 +256,13 @@ fn probe(rng: &mut Rng, began: Micros) -> Peer {
     Peer::new(Box::new(client), rng.fork(), began)
 }
 
-fn http(rng: &mut Rng, config: &Config, at: Micros, tally: &mut Tally) -> HttpClient {
-    let count = rng.range(1, 8);
-    let asks = (0..count).map(|_| ask(rng, config, tally)).collect();
+fn http(rng: &mut Rng, config: &Config, swarm: &Swarm, at: Micros, tally: &mut Tally) -> HttpClient {
+    let asks = if rng.chance(60) {
+        tensors::asks(rng, swarm.poison, swarm.patient, tally)
+    } else {
+        let count = rng.range(1, 8);
+        (0..count).map(|_| ask(rng, config, tally)).collect()
+    };
     let mut client = HttpClient::new("http client", asks, at);
     client.pipelined = rng.chance(50);
     client.hasty = client.pipelined && rng.chance(40);
@@ -285,7 +312,7 @@ fn post(rng: &mut Rng, config: &Config, tally: &mut Tally) -> Ask {
         bytes.extend_from_slice(format!("Content-Length: {size}\r\n\r\n").as_bytes());
         bytes.extend_from_slice(&body);
     }
-    Ask { bytes, statuses: vec![200], head_only: false, body: Some(body) }
+    Ask { bytes, statuses: vec![200], body: Some(body), ..Ask::get("/", &[]) }
 }
 
 fn vandal(rng: &mut Rng, at: Micros, tally: &mut Tally) -> Vandal {

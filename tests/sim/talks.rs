@@ -6,8 +6,8 @@ use crate::world::{duration, now_at};
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
-use suzu::id::ConnId;
 use suzu::batch::Batch;
+use suzu::id::ConnId;
 use suzu::model::Registry;
 use suzu::server::{Input, Output, Server};
 use suzu::time::Instant;
@@ -59,7 +59,10 @@ impl Loopback {
                     }
                 }
                 Output::Infer(batch) => self.batches.push_back((self.now + INFERENCE, batch)),
-                Output::SetReadable { .. } | Output::Abandon(_) | Output::Repository { .. } | Output::Drained => {}
+                Output::SetReadable { .. }
+                | Output::Abandon(_)
+                | Output::Repository { .. }
+                | Output::Drained => {}
             }
         }
     }

@@ -5,8 +5,8 @@ use crate::pipe::Micros;
 use crate::rng::Rng;
 use std::collections::VecDeque;
 use std::time::Duration;
-use suzu::id::BatchId;
 use suzu::batch::Batch;
+use suzu::id::BatchId;
 
 #[derive(Clone, Copy, Default)]
 pub struct Troubles {

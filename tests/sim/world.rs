@@ -8,6 +8,7 @@ use crate::peer::{Pace, Peer, Stage};
 use crate::pipe::Micros;
 use crate::plants::Plant;
 use crate::rng::Rng;
+use crate::tensors::Folder;
 use crate::workers::{News, Workers};
 use crc32fast::Hasher;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -31,6 +32,7 @@ pub struct World {
     pub unix_offset: i64,
     pub peers: Vec<Peer>,
     pub workers: Workers,
+    folder: Folder,
     pub tally: Tally,
     pub drain_at: Option<Micros>,
     pub jumps: Vec<(Micros, Micros)>,
@@ -63,8 +65,10 @@ pub fn now_at(at: Micros, offset: i64) -> Now {
 
 impl World {
     pub fn new(server: Server, workers: Workers, rng: Rng, began: Micros) -> Self {
+        let mut rng = rng;
         Self {
             server,
+            folder: Folder::new(rng.fork()),
             rng,
             now: began,
             began,
@@ -192,7 +196,7 @@ impl World {
         });
         let peers = self.peers.iter().filter_map(Peer::next_at).min();
         let drain = self.drain_at.filter(|_| self.drain_began.is_none());
-        [timeout, peers, self.workers.next_at(), drain].into_iter().flatten().min()
+        [timeout, peers, self.workers.next_at(), self.folder.next_at(), drain].into_iter().flatten().min()
     }
 
     fn harm_links(&mut self) {
@@ -314,6 +318,10 @@ impl World {
                 News::Replaced(id) => self.input(Input::Replaced(id)),
             }
         }
+        while let Some((id, answer)) = self.folder.poll(self.now, &mut self.tally) {
+            self.tell(|| format!("{id:?} is answered"));
+            self.input(Input::Repository { id, answer });
+        }
     }
 
     fn drain_if_due(&mut self) {
@@ -398,7 +406,7 @@ impl World {
                 }
                 self.workers.push(batch, self.now, &mut self.tally)?;
             }
-            Output::Repository { id, ask } => return Err(format!("{id:?} asks for {ask:?} without a folder")),
+            Output::Repository { id, ask } => self.folder.ask(id, ask, self.now),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
             Output::Drained => {
                 if self.drained || self.drain_began.is_none() {
