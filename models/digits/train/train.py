@@ -126,6 +126,17 @@ def measured(runtime, rule, clips, noise, seed):
     return report
 
 
+def by_speaker(runtime, rule, clips, seed):
+    """Counts of digits in quiet for every held-out speaker, over both kinds of accent."""
+    rng = np.random.default_rng(seed)
+    digits = clips["voices"][0] + clips["accents"][0]
+    report = {}
+    for variant in speech.HELD_OUT_VARIANTS:
+        samples, words = evaluate.streams([c for c in digits if c.voice.endswith(f"+{variant}")], 6, 60, rng)
+        report[variant] = evaluate.judged(rule, evaluate.streamed(runtime, samples), words)
+    return report
+
+
 def finish(path, params, clips, noise, seed):
     """Checks, tunes and measures what was exported to `path`; writes the sample and `../report.json`."""
     runtime = evaluate.session(str(path))
@@ -138,6 +149,7 @@ def finish(path, params, clips, noise, seed):
     talk = clips["voices"][1] + clips["voices"][2]
     unheard = Noise(talk, np.random.default_rng(seed + 4))
     report = {"largest difference": difference, "rule": vars(rule)} | measured(runtime, rule, clips, unheard, seed + 5)
+    report["speakers"] = by_speaker(runtime, rule, clips, seed + 7)
     samples, words = sample(unheard, np.random.default_rng(seed + 6))
     written(samples, words)
     found = rule.detections(evaluate.streamed(runtime, samples[None])[0])
