@@ -8,13 +8,16 @@ pub mod onnx;
 
 mod denoise;
 mod echo;
+mod guard;
 mod pipeline;
 mod registry;
+mod repository;
 mod resample;
 mod segment;
 mod tensor;
 mod tensors;
 mod vad;
+mod warm_up;
 
 #[cfg(test)]
 mod cost;
@@ -30,7 +33,11 @@ mod rehearsal;
 pub use pipeline::{
     SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, state_bytes_max, unit,
 };
+pub use guard::Trial;
 pub use registry::{Registry, Served, not_found};
+pub use repository::{
+    Clock, IndexEntry, Loaded, MODEL_FILE, Repository, RepositoryOptions, Survey, is_name, read_manifest, version_of,
+};
 pub use tensor::{Datatype, Tensor, TensorData, elements};
 pub use tensors::{Dim, TensorLane, TensorModel, TensorModelSpec, TensorSpec};
 
