@@ -136,19 +136,13 @@ impl Repository {
         }
         folders.sort();
         for folder in folders {
-            let name = folder.file_name().and_then(|name| name.to_str()).unwrap_or("");
+            let name = shown(&folder);
             // What is hidden is meant to be passed over.
-            if folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+            if name.starts_with('.') {
                 continue;
             }
-            let found = match is_name(name) {
-                true => self.find(name),
-                false => Err(format!(
-                    "`{}` cannot be served: the name of a model has 1 to {NAME_BYTES_MAX} of the letters \
-                     A-Z a-z 0-9 _ . - and does not begin with a dot; rename the folder",
-                    folder.display()
-                )),
-            };
+            // A name that cannot be served is refused before its folder is looked into.
+            let found = if is_name(&name) { self.find(&name) } else { self.version(&name, 1) };
             match found {
                 Ok(entry) => survey.entries.push(entry),
                 Err(why) => survey.ignored.push(why),
@@ -247,14 +241,33 @@ impl Repository {
             .filter(|version| folder.join(version.to_string()).join(MODEL_FILE).exists())
             .collect();
         versions.sort_unstable();
-        let Some(version) = versions.pop() else {
-            return Err(format!(
+        match versions.pop() {
+            Some(version) => self.version(name, version),
+            None => Err(format!(
                 "`{}` has no version: put the model into `{}`",
                 folder.display(),
                 folder.join("1").join(MODEL_FILE).display()
+            )),
+        }
+    }
+
+    /// One version of a model.
+    ///
+    /// # Errors
+    /// That its name cannot be served, that it is not there, or that it leads out of the root.
+    pub fn version(&self, name: &str, version: u32) -> Result<IndexEntry, String> {
+        let folder = self.root.join(name);
+        if !is_name(name) {
+            return Err(format!(
+                "`{}` cannot be served: the name of a model has 1 to {NAME_BYTES_MAX} of the letters \
+                 A-Z a-z 0-9 _ . - and does not begin with a dot; rename the folder",
+                folder.display()
             ));
-        };
+        }
         let folder = folder.join(version.to_string());
+        if !folder.join(MODEL_FILE).exists() {
+            return Err(format!("`{}` is not there", folder.join(MODEL_FILE).display()));
+        }
         for file in [MODEL_FILE, MANIFEST_FILE] {
             self.check_within(&folder.join(file))?;
         }
@@ -337,6 +350,11 @@ fn folder_bytes(folder: &Path) -> Result<usize, String> {
         }
     }
     Ok(sum)
+}
+
+/// The last part of a path, as far as it can be shown: what cannot is no name either.
+fn shown(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn cannot_read(path: &Path, error: &io::Error) -> String {
