@@ -7,6 +7,7 @@ pub mod onnx;
 
 mod denoise;
 mod echo;
+mod guard;
 mod pipeline;
 mod registry;
 mod repository;
@@ -15,6 +16,7 @@ mod segment;
 mod tensor;
 mod tensors;
 mod vad;
+mod warm_up;
 
 #[cfg(test)]
 mod cost;
@@ -30,8 +32,11 @@ mod rehearsal;
 pub use pipeline::{
     SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, panic_message, state_bytes_max, unit,
 };
-pub use repository::Repository;
+pub use guard::Trial;
 pub use registry::{Registry, Served, not_found};
+pub use repository::{
+    Clock, IndexEntry, Loaded, MODEL_FILE, Repository, RepositoryOptions, Survey, is_name, read_manifest, version_of,
+};
 pub use tensor::{Datatype, Tensor, TensorData, elements};
 pub use tensors::{Dim, TensorLane, TensorModel, TensorModelSpec, TensorSpec};
 

@@ -11,6 +11,7 @@
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
 mod engine;
+mod explain;
 mod features;
 mod file;
 mod graph;
@@ -28,6 +29,7 @@ mod trial;
 mod view;
 
 pub use engine::{Engine, EngineKind, Port, PortDim, open};
+pub use explain::{ConstantView, StateView};
 pub use features::{FeatureBench, FilterBank};
 pub use graph::{Graph, GraphLane, GraphState};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};

@@ -60,6 +60,13 @@ pub struct Calibration {
     pub best: usize,
 }
 
+impl Calibration {
+    /// What a table of sizes, ascending, comes to.
+    pub fn of(table: Vec<Timed>) -> Self {
+        Self { best: best(&table), table }
+    }
+}
+
 impl Graph {
     /// How lanes share calls.
     pub fn batching(&self) -> &Batching {
@@ -98,7 +105,7 @@ impl Graph {
             })?;
             table.push(Timed { rows, us_per_row: taken.as_secs_f64() * 1e6 / (calls * rows) as f64 });
         }
-        Ok(Calibration { best: best(&table), table })
+        Ok(Calibration::of(table))
     }
 
     /// Those of the sizes that lanes can share a call in, ascending; at least 1.

@@ -1,0 +1,1 @@
+//! The folder of models, with hostile names, links and files.
