@@ -40,7 +40,8 @@ pub(super) struct EarBench {
 impl Ear {
     /// As a checked manifest says. `layout` is that of the input.
     pub(super) fn new(manifest: &Manifest, audio: &Audio, layout: &[Side]) -> Ear {
-        let place = |word: &str| layout.iter().position(|side| matches!(side, Side::Word(own) if own == word));
+        let place =
+            |word: &str| layout.iter().position(|side| matches!(side, Side::Word(own) if own == word));
         let spectrum = manifest.features.as_ref().map(|features| Spectrum {
             bank: FilterBank::new(features, audio.sample_rate),
             dropped: audio.hop / features.hop,

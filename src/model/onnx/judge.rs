@@ -219,7 +219,8 @@ fn find_output(
         }
         return Ok(found);
     }
-    let found: Vec<usize> = (0..outputs.len()).filter(|&index| kinds.contains(&kind(&outputs[index]))).collect();
+    let found: Vec<usize> =
+        (0..outputs.len()).filter(|&index| kinds.contains(&kind(&outputs[index]))).collect();
     match found[..] {
         [one] => Ok(one),
         _ => Err(format!(

@@ -80,7 +80,6 @@ impl OnnxStream {
         let shape = shape_of(&layout, manifest, audio);
         put_into(&mut plan, &input, &layout, &shape)?;
         let graph = Graph::new(engine, &plan)?;
-        check_inputs(&graph, &input)?;
         check_outputs(&graph, manifest)?;
         let ear = Ear::new(manifest, audio, &layout);
         let rows = learn_rows(&graph, &ear, &shape)?;
@@ -226,7 +225,7 @@ fn quoted(ports: &[Port]) -> String {
     ports.iter().map(|port| format!("`{}`", port.name)).collect::<Vec<_>>().join(", ")
 }
 
-/// The input that takes the audio.
+/// The input that takes the audio, which must be the only one that is left for streams.
 fn find_input(engine: &dyn Engine, audio: &Audio, plan: &Plan) -> Result<Port, String> {
     let open = Layout::resolve(engine, plan)?.inputs;
     let found = match &audio.input {
@@ -243,13 +242,24 @@ fn find_input(engine: &dyn Engine, audio: &Audio, plan: &Plan) -> Result<Port, S
     if port.datatype != Datatype::Fp32 {
         return Err(format!("audio goes into {port}, but only FP32 inputs can take it"));
     }
+    let others: Vec<Port> = open.iter().filter(|other| other.name != port.name).cloned().collect();
+    if !others.is_empty() {
+        return Err(format!(
+            "a stream brings audio for `{}` alone, but the file also asks for {}; \
+             declare each as a [[state]] or a [[const]]",
+            port.name,
+            quoted(&others)
+        ));
+    }
     Ok(port.clone())
 }
 
 /// What the dimensions of the input are: as declared, or else the first usual way that the file allows.
 fn find_layout(input: &Port, manifest: &Manifest, audio: &Audio) -> Result<Vec<Side>, String> {
     let usual: &[&[&str]] = match manifest.features {
-        None => &[&["batch", "samples"], &["batch", "1", "samples"], &["batch", "samples", "1"], &["samples"]],
+        None => {
+            &[&["batch", "samples"], &["batch", "1", "samples"], &["batch", "samples", "1"], &["samples"]]
+        }
         Some(_) => &[
             &["batch", "frames", "features"],
             &["batch", "features", "frames"],
@@ -270,7 +280,8 @@ fn find_layout(input: &Port, manifest: &Manifest, audio: &Audio) -> Result<Vec<S
         return Ok(layout.clone());
     }
     let tried = layouts.iter().map(|layout| format!("{:?}", shape(layout))).collect::<Vec<_>>().join(" or ");
-    let declared = if audio.layout.is_some() { "audio.layout makes" } else { "audio would be put before it as" };
+    let declared =
+        if audio.layout.is_some() { "audio.layout makes" } else { "audio would be put before it as" };
     Err(format!("the file says {input}, but {declared} {tried}; set audio.layout, audio.window or features"))
 }
 
@@ -302,11 +313,13 @@ fn put_into(plan: &mut Plan, input: &Port, layout: &[Side], shape: &[usize]) -> 
             input.name
         ));
     }
-    match plan.axes.iter().find(|axis| *axis.port == *input.name) {
-        Some(declared) if declared.axis.is_some() && declared.axis != batch => {
+    let declared = plan.axes.iter().find(|axis| *axis.port == *input.name).map(|axis| axis.axis);
+    match declared {
+        Some(Some(axis)) if batch != Some(axis) => {
+            let here = batch.map_or("nowhere".to_owned(), |batch| format!("at dimension {batch}"));
             return Err(format!(
-                "the batch of `{}` is declared at dimension {:?}, but audio.layout has it at {batch:?}",
-                input.name, declared.axis
+                "the batch of `{}` is declared at dimension {axis}, but audio is put before it with the batch {here}",
+                input.name
             ));
         }
         Some(_) => {}
@@ -321,19 +334,6 @@ fn put_into(plan: &mut Plan, input: &Port, layout: &[Side], shape: &[usize]) -> 
     plan.samples.retain(|(name, _)| **name != *input.name);
     plan.samples.push((input.name.to_string(), shape.to_vec()));
     Ok(())
-}
-
-/// Whether audio is all that the graph asks for.
-fn check_inputs(graph: &Graph, input: &Port) -> Result<(), String> {
-    let others: Vec<Port> = graph.inputs().iter().filter(|port| port.name != input.name).cloned().collect();
-    if others.is_empty() {
-        return Ok(());
-    }
-    Err(format!(
-        "a stream brings audio for `{}` alone, but the file also asks for {}; declare each as a [[state]] or a [[const]]",
-        input.name,
-        quoted(&others)
-    ))
 }
 
 /// Whether all that the manifest describes is there.
@@ -391,7 +391,9 @@ fn outlets(
             Datatype::Fp16 | Datatype::Bf16 => Datatype::Fp32,
             Datatype::Bool => Datatype::Uint8,
             Datatype::Bytes => {
-                return Err(format!("output {port} is of texts, which streams do not give; make it \"unused\""));
+                return Err(format!(
+                    "output {port} is of texts, which streams do not give; make it \"unused\""
+                ));
             }
             other => other,
         };
