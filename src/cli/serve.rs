@@ -1,13 +1,19 @@
 //! `suzu serve`: configuration, logs, the event loop, and the two signals that end it.
 
 use super::{Error, Variables, args, logs};
-use crate::config::Config;
-use crate::driver::Handle;
+use crate::config::{Config, OnnxEngine};
+use crate::driver::{Clock, Handle};
+use crate::model::onnx::EngineKind;
+use crate::model::{Registry, Repository, RepositoryOptions, Trial};
+use crate::time::Instant;
 use clap::{ArgMatches, Command};
 use log::{info, warn};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 const ABOUT: &str = "\
@@ -47,16 +53,72 @@ pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Err
 }
 
 fn serve(config: Config) -> Result<(), Error> {
-    let registry = crate::model::Registry::builtin();
+    let mut registry = Registry::builtin();
     let place = format!("{}:{}", config.host, config.port);
+    let repository = repository(&config);
+    if let Some(repository) = &repository {
+        load_models(repository, &mut registry)?;
+    }
     info!("models: {}", registry.names().collect::<Vec<_>>().join(", "));
-    let event_loop =
-        crate::driver::EventLoop::bind(config, registry).map_err(|error| cannot_listen(&place, &error))?;
+    let event_loop = crate::driver::EventLoop::bind_with(config, registry, repository)
+        .map_err(|error| cannot_listen(&place, &error))?;
     let handle = event_loop.handle();
     obey_signals(handle).map_err(|error| Error::failed(format!("cannot watch signals: {error}")))?;
     info!("listening on http://{}", event_loop.local_addr());
     event_loop.run().map_err(|error| Error::failed(format!("the event loop cannot go on: {error}")))?;
     info!("everything is finished");
+    Ok(())
+}
+
+/// The folder of models, each of which is tried by this very program before it is loaded.
+fn repository(config: &Config) -> Option<Repository> {
+    if config.models_dir.is_empty() {
+        return None;
+    }
+    let engine = match config.engine {
+        OnnxEngine::Rten => EngineKind::Rten,
+        OnnxEngine::OnnxRuntime => EngineKind::OnnxRuntime,
+    };
+    let library = (!config.onnxruntime_library.is_empty()).then(|| config.onnxruntime_library.clone());
+    let trial = std::env::current_exe().ok().map(|program| {
+        let mut args = vec!["models", "check", "--quiet", "--engine", engine.name()]
+            .into_iter()
+            .map(OsString::from)
+            .collect::<Vec<_>>();
+        args.push("--memory-max".into());
+        args.push(config.model_memory_max.to_string().into());
+        if let Some(library) = &library {
+            args.extend(["--onnxruntime-library".into(), library.into()]);
+        }
+        Trial { program, args, time_max: config.load_timeout }
+    });
+    let clock = Clock::new();
+    let options = RepositoryOptions {
+        engine,
+        library: library.map(PathBuf::from),
+        batch_max: config.batch_max,
+        trial,
+        clock: Some(Arc::new(move || clock.instant() - Instant::default())),
+        ..RepositoryOptions::default()
+    };
+    Some(Repository::new(&config.models_dir, options))
+}
+
+/// Loads what lies in the folder. One that cannot be loaded does not keep the others from being served.
+fn load_models(repository: &Repository, registry: &mut Registry) -> Result<(), Error> {
+    let loaded = repository.load_all().map_err(Error::failed)?;
+    for (name, loaded) in loaded {
+        match loaded {
+            Ok(_) if registry.served(&name).is_some() => {
+                warn!("model {name} of the folder is not served: one inside the server has that name");
+            }
+            Ok(served) => {
+                info!("model {name} is loaded in version {}", served.version());
+                registry.insert_loaded(served);
+            }
+            Err(why) => log::error!("model {name} is not served: {why}"),
+        }
+    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use super::vad::Vad;
 use super::{Model, ModelLimits, ModelSpec, TensorModel, state_bytes_max};
 use crate::reason::{Fault, Reason};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// A model that a server serves, of either kind.
@@ -97,6 +97,8 @@ impl Served {
 #[derive(Clone, Default)]
 pub struct Registry {
     models: BTreeMap<Arc<str>, Served>,
+    /// Names of those that come from a folder.
+    loaded: BTreeSet<Arc<str>>,
 }
 
 impl Registry {
@@ -130,12 +132,34 @@ impl Registry {
         if let Served::Audio(model) = &model {
             check(model.spec());
         }
+        self.loaded.remove(model.name());
         self.models.insert(Arc::clone(model.name()), model)
+    }
+
+    /// Adds a model that comes from a folder, so that it may be loaded again, replaced and withdrawn at run time.
+    ///
+    /// # Panics
+    /// As [`Registry::insert`].
+    pub fn insert_loaded(&mut self, model: Served) -> Option<Served> {
+        let name = Arc::clone(model.name());
+        let replaced = self.insert_served(model);
+        self.loaded.insert(name);
+        replaced
+    }
+
+    /// Whether the model of that name comes from a folder.
+    pub fn is_loaded(&self, name: &str) -> bool {
+        self.loaded.contains(name)
     }
 
     /// The model of that name that hears streams.
     pub fn get(&self, name: &str) -> Option<Arc<dyn Model>> {
         self.models.get(name)?.audio().cloned()
+    }
+
+    /// The model of that name, of either kind.
+    pub fn served(&self, name: &str) -> Option<&Served> {
+        self.models.get(name)
     }
 
     /// The model of that name that hears streams, or the answer to whoever asked for it: what there is, and what may

@@ -150,7 +150,7 @@ impl Server {
             scratch: Vec::new(),
         };
         for served in models.iter() {
-            server.serve_model(served.clone(), false);
+            server.serve_model(served.clone(), models.is_loaded(served.name()));
         }
         Ok(server)
     }

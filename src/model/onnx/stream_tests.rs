@@ -3,9 +3,8 @@
 use super::super::test_models::engines;
 use super::super::{ModelOptions, open_model};
 use super::*;
-use crate::id::BatchId;
-use crate::model::rehearsal::{Heard, play, session};
-use crate::model::{Batch, Run, Served, StreamState};
+use crate::model::rehearsal::{Heard, play};
+use crate::model::{Run, Served, StreamState, execute};
 use proptest::prelude::*;
 
 const RATE_HZ: u32 = 16_000;
@@ -47,18 +46,18 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
 
 /// All streams in one batch, each whole.
 fn play_together(model: &Arc<dyn Model>, streams: &[Vec<f32>]) -> Vec<Heard> {
-    let run = |(slot, samples): (usize, &Vec<f32>)| {
+    let run = |samples: &Vec<f32>| {
         let state = StreamState::new(&**model, RATE_HZ).expect("a rate that is served");
-        Run::new(session(slot as u32), Box::new(state), samples.clone(), true)
+        Run::new(Box::new(state), samples.clone(), true)
     };
-    let mut batch = Batch::new(BatchId(0), model.clone(), streams.iter().enumerate().map(run).collect());
-    batch.execute();
+    let mut runs: Vec<_> = streams.iter().map(run).collect();
+    execute(&**model, &mut runs);
     let heard = |run: &Run| {
         let mut heard = Heard::default();
         heard.add(&run.outcome);
         heard
     };
-    batch.runs.iter().map(heard).collect()
+    runs.iter().map(heard).collect()
 }
 
 /// Kernels sum in another order for another number of rows.
