@@ -3,6 +3,9 @@
 //! A session computes for one caller at a time, so there is one for each worker that needs one at the same time, made
 //! when it is first needed. Sessions compute on their caller's thread.
 //!
+//! Its recurrent kernels limit what goes through them, so that NaN in an input may come out as a number: what is not
+//! finite is then not noticed. Whoever cares looks at the inputs.
+//!
 //! Invariants: one library for the life of the process; all sessions of an engine hold the same file.
 
 use super::engine::{Engine, EngineKind, Port};
@@ -10,6 +13,7 @@ use super::file::Ports;
 use super::view::{Elements, View};
 use crate::model::{Datatype, Tensor, TensorData};
 use ort::environment::Environment;
+use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
 use ort::value::{DynValue, TensorRef};
 use std::fmt::Display;
@@ -66,6 +70,8 @@ impl OrtEngine {
         let builder = Session::builder(&self.environment).map_err(|error| told(&error))?;
         let builder = builder.with_intra_threads(1).map_err(|error| told(&error))?;
         let mut builder = builder.with_inter_threads(1).map_err(|error| told(&error))?;
+        // What it would write to the standard error comes back as an error as well.
+        builder = builder.with_log_level(LogLevel::Fatal).map_err(|error| told(&error))?;
         let session = builder.commit_from_file(&self.path).map_err(|error| told(&error))?;
         Ok(Seat { session, options: self.options(wanted)?, wanted: wanted.to_vec() })
     }

@@ -19,7 +19,7 @@ pub struct Plan {
     /// `None` it is then run with each lane alone.
     pub batch_max: Option<usize>,
     /// The dimensions of an input in rehearsals, the batch among them as 1, where the file leaves them open. Open
-    /// dimensions of inputs that are not named are tried as 1, 16 and 160.
+    /// dimensions of inputs that are not named are tried as 16, 1 and 160.
     pub samples: Vec<(String, Vec<usize>)>,
 }
 

@@ -20,7 +20,8 @@ const STEPS: u64 = 3;
 const SIDES: [usize; 3] = [16, 1, 160];
 
 /// How far a float may be away from what it is without company, relative to its size or to 1. Kernels sum in another
-/// order for another number of rows: 32-bit floats were seen to differ by 1e-6, 16-bit ones by their last bit.
+/// order for another number of rows: the state of a GRU of 256 was 3e-7 away at most over 50 steps of 32 rows
+/// (`what_gathering_and_scattering_cost`); deeper models add up more. 16-bit floats have three digits only.
 const TOLERANCE: f64 = 1e-4;
 const TOLERANCE_OF_16_BITS: f64 = 1e-2;
 

@@ -237,6 +237,18 @@ def single(path):
     )
 
 
+def decay(path):
+    """Adds what it hears to half of what it remembers: whatever is not finite stays so on every engine."""
+    write(
+        path,
+        [node("Mul", ["state", "half"], ["kept"]), node("Add", ["input", "kept"], ["output"]),
+         node("Identity", ["output"], ["stateN"])],
+        [port("input", ["batch", 8]), port("state", ["batch", 8])],
+        [port("output", ["batch", 8]), port("stateN", ["batch", 8])],
+        [constant("half", 0.5, np.float32)],
+    )
+
+
 def brittle(path):
     """Looks its input up in a table, so that an engine fails on what is not in there."""
     write(
@@ -251,7 +263,7 @@ def brittle(path):
 def main():
     if sys.argv[1:2] == ["gru"]:
         return gru(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, brittle]:
+    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle]:
         make(str(HERE / f"{make.__name__}.onnx"))
 
 
