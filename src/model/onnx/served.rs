@@ -22,8 +22,8 @@ pub struct ModelOptions {
 /// so it takes as long as that: for a loader's thread. The engine of `manifest.platform` is the caller's to choose,
 /// with [`super::open`].
 ///
-/// The specification's `weights_bytes` is twice the file and what a call of the largest batch takes for inputs, outputs
-/// and states.
+/// The specification's `weights_bytes` is twice the file; for a model that hears streams also what the largest call
+/// takes for inputs, outputs and states. What an engine needs between the layers of a model is not known.
 ///
 /// # Errors
 /// What in the manifest contradicts what in the file, with both sides; or what the engine said when it was tried. Without
