@@ -197,7 +197,7 @@ mod tests {
     }
 
     fn filter_bank(features: &str) -> FilterBank {
-        let text = format!("[audio]\nsample_rate = 16000\nhop = 3200\n[features]\n{features}");
+        let text = format!("[audio]\nsample_rate = 16000\nhop = 9600\n[features]\n{features}");
         let manifest = Manifest::parse("model.toml", &text).unwrap();
         FilterBank::new(&manifest.features.unwrap(), 16_000)
     }

@@ -2,19 +2,21 @@
 //!
 //! An [`Engine`] is one loaded file, shared by all workers; there are two, [`EngineKind`]. A [`Graph`] is an engine whose
 //! states and constants are hidden: it gathers the states and inputs of many lanes into one call and scatters the
-//! results back. [`OnnxTensors`] serves a graph as a model of tensors. Models that hear streams are built on [`Graph`]
-//! elsewhere.
+//! results back. [`OnnxTensors`] serves a graph as a model of tensors, [`OnnxStream`] as one that hears streams;
+//! [`open_model`] tells which is wanted.
 //!
 //! Nothing here reads configuration, waits, or looks at a clock of its own. Files are read by [`open`] alone.
 //!
 //! Invariants: what a lane gets does not depend on who shares its call, up to the rounding of the engine's kernels; a
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
+mod ear;
 mod engine;
 mod explain;
 mod features;
 mod file;
 mod graph;
+mod judge;
 mod layout;
 pub mod manifest;
 #[cfg(feature = "onnxruntime")]
@@ -22,6 +24,7 @@ mod ort_engine;
 mod plan;
 mod rten_engine;
 mod served;
+mod stream;
 mod tensors;
 #[cfg(test)]
 mod test_models;
@@ -36,6 +39,7 @@ pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
 pub use rten_engine::on_worker_thread;
 pub use served::{ModelOptions, open_model};
+pub use stream::OnnxStream;
 pub use tensors::{OnnxTensors, TensorsPlan};
 pub use trial::{Batching, Calibration, Timed};
 pub use view::{Elements, View};

@@ -3,7 +3,7 @@
 //! Tells models of tensors from models that hear streams, and bounds what either takes in memory. Called by whoever
 //! loads models, never while serving. Reads no file: engine and manifest are handed in.
 
-use super::{Engine, Graph, Manifest, OnnxTensors, TensorsPlan};
+use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, TensorsPlan};
 use crate::model::Served;
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub struct ModelOptions {
 /// so it takes as long as that: for a loader's thread. The engine of `manifest.platform` is the caller's to choose,
 /// with [`super::open`].
 ///
-/// The specification's `weights_bytes` is twice the file and what a call of the largest batch takes for inputs, outputs
-/// and states.
+/// The specification's `weights_bytes` is twice the file; for a model that hears streams also what the largest call
+/// takes for inputs, outputs and states. What an engine needs between the layers of a model is not known.
 ///
 /// # Errors
 /// What in the manifest contradicts what in the file, with both sides; or what the engine said when it was tried. Without
@@ -35,8 +35,9 @@ pub fn open_model(
     engine: Arc<dyn Engine>,
     options: &ModelOptions,
 ) -> Result<Served, String> {
-    if manifest.audio.is_some() {
-        todo!("models that hear streams");
+    if let Some(audio) = &manifest.audio {
+        let stream = OnnxStream::new(name, version, manifest, audio, engine, options.file_bytes)?;
+        return Ok(Served::Audio(Arc::new(stream)));
     }
     let graph = Graph::new(engine, &manifest.plan())?;
     let labelled = manifest.outputs.iter().filter(|output| !output.labels.is_empty());

@@ -42,7 +42,8 @@ impl OnnxTensors {
     /// # Errors
     /// What in the plan contradicts what in the graph.
     pub fn new(graph: Arc<Graph>, plan: TensorsPlan) -> Result<OnnxTensors, String> {
-        let TensorsPlan { name, version, description, labels, elements_max, weights_bytes, mut limits } = plan;
+        let TensorsPlan { name, version, description, labels, elements_max, weights_bytes, mut limits } =
+            plan;
         for (output, labels) in &labels {
             check_labels(&graph, output, labels)?;
         }

@@ -279,6 +279,21 @@ pub enum OutputKind {
     Unused,
 }
 
+impl OutputKind {
+    /// Its name in `model.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            OutputKind::Probability => "probability",
+            OutputKind::Logits => "logits",
+            OutputKind::Scores => "scores",
+            OutputKind::Pcm => "pcm",
+            OutputKind::Embedding => "embedding",
+            OutputKind::Raw => "raw",
+            OutputKind::Unused => "unused",
+        }
+    }
+}
+
 /// What makes probabilities of logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
