@@ -323,9 +323,9 @@ pub fn read_manifest(folder: &Path) -> Result<(Manifest, bool), String> {
     Ok((manifest, true))
 }
 
-/// The graph as the server has it, apart from what a stream adds.
+/// The graph as the server has it.
 fn graph(engine: &Arc<dyn onnx::Engine>, manifest: &Manifest) -> Result<Graph, String> {
-    Graph::new(Arc::clone(engine), &manifest.plan())
+    Graph::new(Arc::clone(engine), &onnx::plan_of(&**engine, manifest)?)
 }
 
 /// Sizes of batches to measure and to warm up: powers of two, those preferred, and the largest.
