@@ -165,16 +165,16 @@ impl Repository {
         self.load_entry(&self.find(name)?).map(|loaded| loaded.served)
     }
 
-    /// Loads every model that is there, one after the other.
-    ///
-    /// # Errors
-    /// As [`Repository::index`]; what is wrong with single models stands beside their names.
-    pub fn load_all(&self) -> Result<Vec<(String, Result<Served, String>)>, String> {
+    /// Loads every model that is there, one after the other. A folder that cannot be read is told under its own path.
+    pub fn load_all(&self) -> Vec<(String, Result<Served, String>)> {
         let load = |entry: IndexEntry| {
             let loaded = self.load_entry(&entry).map(|loaded| loaded.served);
             (entry.name, loaded)
         };
-        Ok(self.index()?.into_iter().map(load).collect())
+        match self.index() {
+            Ok(entries) => entries.into_iter().map(load).collect(),
+            Err(why) => vec![(self.root.display().to_string(), Err(why))],
+        }
     }
 
     /// Loads one version of a model, wherever it is.
@@ -323,9 +323,9 @@ pub fn read_manifest(folder: &Path) -> Result<(Manifest, bool), String> {
     Ok((manifest, true))
 }
 
-/// The graph as the server has it, apart from what a stream adds.
+/// The graph as the server has it.
 fn graph(engine: &Arc<dyn onnx::Engine>, manifest: &Manifest) -> Result<Graph, String> {
-    Graph::new(Arc::clone(engine), &manifest.plan())
+    Graph::new(Arc::clone(engine), &onnx::plan_of(&**engine, manifest)?)
 }
 
 /// Sizes of batches to measure and to warm up: powers of two, those preferred, and the largest.

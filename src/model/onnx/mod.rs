@@ -38,7 +38,7 @@ pub use graph::{Graph, GraphLane, GraphState};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
 pub use rten_engine::on_worker_thread;
-pub use served::{ModelOptions, open_model};
+pub use served::{ModelOptions, open_model, plan_of};
 pub use stream::OnnxStream;
 pub use tensors::{OnnxTensors, TensorsPlan};
 pub use trial::{Batching, Calibration, Timed};

@@ -3,7 +3,7 @@
 //! Tells models of tensors from models that hear streams, and bounds what either takes in memory. Called by whoever
 //! loads models, never while serving. Reads no file: engine and manifest are handed in.
 
-use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, TensorsPlan};
+use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, Plan, TensorsPlan};
 use crate::model::Served;
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub struct ModelOptions {
 /// so it takes as long as that: for a loader's thread. The engine of `manifest.platform` is the caller's to choose,
 /// with [`super::open`].
 ///
-/// The specification's `weights_bytes` is twice the file and what a call of the largest batch takes for inputs, outputs
-/// and states.
+/// The specification's `weights_bytes` is twice the file; for a model that hears streams also what the largest call
+/// takes for inputs, outputs and states. What an engine needs between the layers of a model is not known.
 ///
 /// # Errors
 /// What in the manifest contradicts what in the file, with both sides; or what the engine said when it was tried. Without
@@ -54,4 +54,15 @@ pub fn open_model(
         limits: manifest.limits(),
     };
     Ok(Served::Tensors(Arc::new(OnnxTensors::new(Arc::new(graph), plan)?)))
+}
+
+/// The plan that [`open_model`] makes its graph with, for those who look at the graph itself.
+///
+/// # Errors
+/// As [`open_model`].
+pub fn plan_of(engine: &dyn Engine, manifest: &Manifest) -> Result<Plan, String> {
+    match &manifest.audio {
+        Some(audio) => OnnxStream::plan(engine, manifest, audio),
+        None => Ok(manifest.plan()),
+    }
 }

@@ -115,6 +115,15 @@ impl OnnxStream {
         Ok(OnnxStream { spec, graph, ear, shape, outlets, judge })
     }
 
+    /// The plan that its graph is made with: that of the manifest, and what follows from the audio.
+    pub(super) fn plan(engine: &dyn Engine, manifest: &Manifest, audio: &Audio) -> Result<Plan, String> {
+        let mut plan = manifest.plan();
+        let input = find_input(engine, audio, &plan)?;
+        let layout = find_layout(&input, manifest, audio)?;
+        put_into(&mut plan, &input, &layout, &shape_of(&layout, manifest, audio))?;
+        Ok(plan)
+    }
+
     /// The graph beneath.
     pub fn graph(&self) -> &Graph {
         &self.graph

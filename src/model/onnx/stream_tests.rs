@@ -249,9 +249,18 @@ fn what_contradicts_the_file_is_told_with_both_sides() {
             "output `probability` has 2 labels, but its rows are [1]",
         ),
         (
-            "gru.onnx",
-            audio("[[axis]]\nname = \"input\"\naxis = 1"),
-            "declared at dimension 1, but audio is put before it with the batch at dimension 0",
+            "conv.onnx",
+            "[audio]\nsample_rate = 16000\nhop = 160\n[features]\nn_mels = 3\nwin = 40\nhop = 10\n\
+             [[axis]]\nname = \"input\"\naxis = 2"
+                .into(),
+            "declared at dimension 2, but audio is put before it with the batch at dimension 0",
+        ),
+        (
+            "conv.onnx",
+            "[audio]\nsample_rate = 16000\nhop = 160\n[features]\nn_mels = 3\nwin = 40\nhop = 10\n\
+             [[sample]]\ninput = \"input\"\nshape = [1, 3, 9]"
+                .into(),
+            "a sample of `input` is declared [1, 3, 9], but a window of audio is [1, 3, 13]",
         ),
         (
             "gru.onnx",

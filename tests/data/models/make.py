@@ -260,10 +260,22 @@ def brittle(path):
     )
 
 
+def hungry(path):
+    """Asks for 4 TiB, whatever goes in: an engine that takes it at its word aborts the process."""
+    write(
+        path,
+        [node("Expand", ["input", "vast"], ["large"]),
+         node("ReduceMean", ["large"], ["output"], axes=[1], keepdims=1)],
+        [port("input", ["batch", 1])],
+        [port("output", ["batch", 1])],
+        [constant("vast", [1, 1 << 40])],
+    )
+
+
 def main():
     if sys.argv[1:2] == ["gru"]:
         return gru(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle]:
+    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry]:
         make(str(HERE / f"{make.__name__}.onnx"))
 
 
