@@ -1,6 +1,9 @@
-//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM.
+//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM, the Open Inference
+//! Protocol, compressed bodies.
 
+pub mod compress;
 pub mod http;
 pub mod message;
+pub mod oip;
 pub mod pcm;
 pub mod websocket;
