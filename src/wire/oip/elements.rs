@@ -76,7 +76,7 @@ impl Walk<'_> {
     fn nested<T: Element>(&self, json: &mut Json<'_>, data: &mut Vec<T>) -> Result<(), Fault> {
         let mut counts = vec![0];
         loop {
-            let deepest = counts.len() == self.shape.len();
+            let deepest = counts.len() >= self.shape.len();
             match json.peek() {
                 Some(b'[') if !deepest => {
                     json.at += 1;

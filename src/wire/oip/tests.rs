@@ -55,6 +55,9 @@ fn data_is_flat_or_nested_as_its_shape() {
         refused(input("FP32", "[2,2]", data), &["'X'", "[2,2]"]);
     }
     refused(input("FP32", "[2]", "[1,2,3]"), &["'X'", "more elements"]);
+    // A scalar has no dimension that could nest.
+    assert_eq!(input("FP32", "[]", "[1]"), Ok(TensorData::Fp32(vec![1.0])));
+    refused(input("FP32", "[]", "[[1]]"), &["'X'", "nested"]);
 }
 
 #[test]
@@ -122,7 +125,9 @@ fn what_is_said_twice_or_nests_without_end_is_refused() {
     refused(parse(&format!(r#"{{"inputs":[{both}]}}"#)), &["both"]);
     let deep = "[".repeat(200_000);
     refused(parse(&format!(r#"{{"other":{deep}"#)), &["JSON"]);
-    refused(input("FP32", "[1]", &deep), &[]);
+    let told = r#"{"inputs":[{"name":"X","shape":[1],"datatype":"FP32","data":"#;
+    refused(parse(&format!("{told}{deep}")), &["'X'", "nested"]);
+    refused(parse(&format!(r#"{{"inputs":[{{"data":{deep}"#)), &["JSON ends"]);
     refused(parse(r#"{"inputs":[],"parameters":{"sequence_end":true}}"#), &["sequence_id"]);
 }
 
