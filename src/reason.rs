@@ -150,7 +150,7 @@ const TABLE: &[Row] = &[
     row(Reason::InferenceFailed,      500, 4500, "inference_failed",      "inference_failed",      true),
     row(Reason::UnknownSequence,      400, 4400, "invalid_state",         "unknown_sequence",      false),
     row(Reason::ModelUnavailable,     503, 1013, "overloaded",            "model_unavailable",     true),
-    row(Reason::LoadFailed,           500, 4500, "internal_error",        "load_failed",           false),
+    row(Reason::LoadFailed,           400, 4400, "invalid_value",         "load_failed",           false),
     row(Reason::NotSupported,         501, 4400, "not_supported",         "not_supported",         false),
     row(Reason::InternalError,        500, 1011, "internal_error",        "internal_error",        true),
 ];

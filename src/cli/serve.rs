@@ -57,7 +57,7 @@ fn serve(config: Config) -> Result<(), Error> {
     let place = format!("{}:{}", config.host, config.port);
     let repository = repository(&config);
     if let Some(repository) = &repository {
-        load_models(repository, &mut registry)?;
+        load_models(repository, &mut registry);
     }
     info!("models: {}", registry.names().collect::<Vec<_>>().join(", "));
     let event_loop = crate::driver::EventLoop::bind_with(config, registry, repository)
@@ -105,9 +105,8 @@ fn repository(config: &Config) -> Option<Repository> {
 }
 
 /// Loads what lies in the folder. One that cannot be loaded does not keep the others from being served.
-fn load_models(repository: &Repository, registry: &mut Registry) -> Result<(), Error> {
-    let loaded = repository.load_all().map_err(Error::failed)?;
-    for (name, loaded) in loaded {
+fn load_models(repository: &Repository, registry: &mut Registry) {
+    for (name, loaded) in repository.load_all() {
         match loaded {
             Ok(_) if registry.served(&name).is_some() => {
                 warn!("model {name} of the folder is not served: one inside the server has that name");
@@ -119,7 +118,6 @@ fn load_models(repository: &Repository, registry: &mut Registry) -> Result<(), E
             Err(why) => log::error!("model {name} is not served: {why}"),
         }
     }
-    Ok(())
 }
 
 /// Says what to do about the usual causes.

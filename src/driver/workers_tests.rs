@@ -330,5 +330,5 @@ fn threads_have_names() {
     let mut other = WorkerPool::start(1, 1, Arc::clone(&world.bell), Clock::new(), named).unwrap();
     assert!(other.hand_over(batch).is_ok());
     let batch = other.homes.recv_timeout(DEADLINE).unwrap();
-    assert_eq!(failure(&batch), Some(&Failure::Panicked("suzu-worker-0".into())));
+    assert_eq!(failure(&batch), Some(&Failure::Panicked("rten-0".into())));
 }

@@ -114,7 +114,7 @@ impl Server {
     fn on_read(&mut self, id: CallId, call: Call) {
         let Some(pending) = self.calls.get(id) else { return };
         if pending.conn.is_none() {
-            return self.forget_call(id);
+            return self.leave_call(id);
         }
         let model = pending.model;
         let Some(oip::Sequence { key: name, start, end }) = call.sequence() else {
@@ -273,9 +273,14 @@ impl Server {
         let unread = matches!(pending.queue, Some(Queue::Unread(_)));
         let alone = pending.queue.is_some() && pending.sequence.is_none();
         if unread || alone {
-            self.metrics.counters.calls_failed += 1;
-            self.forget_call(id);
+            self.leave_call(id);
         }
+    }
+
+    /// A request that nobody waits for is not taken any further.
+    fn leave_call(&mut self, id: CallId) {
+        self.metrics.counters.calls_failed += 1;
+        self.forget_call(id);
     }
 
     /// Every request that waits is refused, and no sequence goes on.

@@ -125,7 +125,7 @@ impl Server {
                 format!("all {} connections are taken; try again later", self.config.connections_max);
             return Err(Fault::new(Reason::Overloaded, message));
         }
-        if route == Route::Unknown {
+        if matches!(route, Route::Unknown | Route::V2Unknown) {
             let message = format!("there is nothing at {}; GET / lists what is served", head.path);
             return Err(Fault::new(Reason::NotFound, message));
         }

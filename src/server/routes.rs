@@ -51,6 +51,8 @@ pub enum Route {
     V2Load,
     /// `/v2/repository/models/{model}/unload`
     V2Unload,
+    /// Anything else under `/v2/`.
+    V2Unknown,
     /// Anything else.
     Unknown,
 }
@@ -107,7 +109,8 @@ impl Route {
     /// The route of a percent-decoded path, and what its variable parts say.
     pub fn of_with_captures(path: &str) -> (Route, Captures<'_>) {
         let matched = |(pattern, route): &(&str, Route)| Some((*route, captures(pattern, path)?));
-        ROUTES.iter().find_map(matched).unwrap_or((Route::Unknown, Captures::default()))
+        let unknown = if path.starts_with("/v2/") { Route::V2Unknown } else { Route::Unknown };
+        ROUTES.iter().find_map(matched).unwrap_or((unknown, Captures::default()))
     }
 
     /// The path, or what the metrics call it.
@@ -142,7 +145,7 @@ impl Route {
 
     /// Whether it belongs to the Open Inference Protocol, whose errors look different.
     pub fn is_v2(self) -> bool {
-        self.path().starts_with("/v2")
+        self == Route::V2Unknown || self.path().starts_with("/v2")
     }
 
     /// Whether the method is served here.
@@ -201,7 +204,10 @@ mod tests {
         let (route, captures) = Route::of_with_captures("/v2/models/vad/versions/3/infer");
         assert_eq!(route, Route::V2Infer);
         assert_eq!(captures, Captures { model: Some("vad"), version: Some("3") });
-        for unknown in ["/v2/models//infer", "/v2/models/vad/infer/", "/v2/models", "/v1/models/a/b", "//"] {
+        for unknown in ["/v2/models//infer", "/v2/models/vad/infer/", "/v2/models"] {
+            assert_eq!(Route::of(unknown), Route::V2Unknown, "{unknown}");
+        }
+        for unknown in ["/v1/models/a/b", "//", "/v22"] {
             assert_eq!(Route::of(unknown), Route::Unknown, "{unknown}");
         }
     }

@@ -87,9 +87,9 @@ def json_cases() -> list[Case]:
         Case("too many elements", body(tensor("INPUT0", data=[0.0] * 17), second)),
         Case("a fraction as a dimension", body(tensor("INPUT0", shape=[1.5, 16]), second)),
         Case("a negative dimension", body(tensor("INPUT0", shape=[-1, 16]), second)),
-        Case("dimensions whose product overflows", body(tensor("INPUT0", shape=[2**40, 2**40]), second)),
+        Case("dimensions whose product overflows", body(tensor("INPUT0", shape=[2**40, 2**40]), second), statuses=(400, 413)),
         Case("a dimension beyond 64 bits", body(tensor("INPUT0", shape=[10**30, 16]), second)),
-        Case("a huge number of rows", body(tensor("INPUT0", shape=[2**33, 16]), tensor("INPUT1", shape=[2**33, 16]))),
+        Case("a huge number of rows", body(tensor("INPUT0", shape=[2**33, 16]), tensor("INPUT1", shape=[2**33, 16])), statuses=(400, 413)),
         Case("no rows, but data", body(tensor("INPUT0", shape=[0, 16]), second)),
         Case("a number of 400 digits", good().replace(b"15.0", b"1" * 400, 1)),
         Case("parameters that are a list", body(first, second, parameters=[])),
@@ -179,6 +179,9 @@ def check_case(address: str, case: Case) -> str:
         reason = json.loads(answer)["error"]
     except (ValueError, KeyError, TypeError) as error:
         raise Mismatch(f"the refusal is not {{\"error\": \"...\"}}: {answer[:200]!r}") from error
+    if "%2f" in case.path and isinstance(reason, dict):
+        # Refused before it is known which protocol the path belongs to.
+        reason = reason["message"]
     expect(isinstance(reason, str) and bool(reason), f"the refusal gives no reason: {reason!r}")
     still_serves(address)
     return reason if len(reason) <= 120 else reason[:117] + "..."

@@ -323,11 +323,11 @@ def check_errors(report: Report, server: Server) -> None:
         ("an unknown output", lambda: server.infer("simple", tensors(good), outputs=[triton.InferRequestedOutput("OUTPUT9")]),
          [400], ["OUTPUT9"]),
         ("a shape that the data does not fill", lambda: server.infer("simple", lying(good, [1, 16], [1, 8])), [400], ["INPUT0"]),
-        ("a shape larger than the data", lambda: server.infer("simple", lying(good, [9_999_999, 16], None)), [400], ["INPUT0"]),
+        ("a shape larger than the data", lambda: server.infer("simple", lying(good, [9_999_999, 16], None)), [400, 413], ["INPUT0"]),
         ("a negative dimension", lambda: server.infer("simple", lying(good, [-1, 16], None)), [400], []),
         ("a state as an input", lambda: ask(server, "memory", {"x": np.zeros((1, 16), np.float32),
          "past_state": np.zeros((1, 1, 24), np.float32)}, sequence_id=60, sequence_start=True), [400], ["past_state"]),
-        ("shared memory", lambda: server.infer("simple", shared(good)), [400], []),
+        ("shared memory", lambda: server.infer("simple", shared(good)), [400, 501], []),
     ]
     for what, call, statuses, words in mistakes:
         with report.check(f"triton: refused: {what}") as check:

@@ -224,10 +224,10 @@ fn coming_and_going(rng: &mut Rng, tally: &mut Tally) -> Ask {
     let ask =
         |bytes: Vec<u8>, statuses: &[u16]| Ask { bytes, statuses: statuses.to_vec(), ..Ask::get("/", &[]) };
     match rng.below(6) {
-        0 => ask(post("/v2/repository/models/vane/load", ""), &[200, 500]),
-        1 => ask(post("/v2/repository/models/wreck/load", ""), &[500]),
+        0 => ask(post("/v2/repository/models/vane/load", ""), &[200, 400]),
+        1 => ask(post("/v2/repository/models/wreck/load", ""), &[400]),
         2 => ask(post("/v2/repository/models/vane/unload", ""), &[200, 404]),
-        3 => ask(post("/v2/repository/index", ""), &[200, 500]),
+        3 => ask(post("/v2/repository/index", ""), &[200, 400]),
         4 => {
             tally.fire("load of a model inside");
             ask(post("/v2/repository/models/vad/load", ""), &[409])

@@ -118,7 +118,7 @@ def exported(params):
     before = np.array([np.arange(159, -1, -1), np.arange(319, 159, -1)])
     constants = {
         "after": after.astype(np.int64), "before": before.astype(np.int64), "cosines": cosines, "sines": sines, "bank": bank(),
-        "floor": np.array(FLOOR, np.float32), "flat": np.array([0, FEATURES], np.int64), "last": np.array([1], np.int64),
+        "floor": np.full(BANDS, FLOOR, np.float32), "flat": np.array([0, FEATURES], np.int64), "last": np.array([1], np.int64),
         "front": np.array([0], np.int64), "context_from": np.array([320], np.int64), "context_to": np.array([480], np.int64),
         "history_from": np.array([FEATURES], np.int64), "history_to": np.array([REACH * FEATURES], np.int64),
         "scale": params["scale"], "shift": params["shift"],

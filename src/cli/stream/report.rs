@@ -31,7 +31,7 @@ pub(super) struct Report<W> {
     bar: Option<ProgressBar>,
     second: Option<Second>,
     /// Detections (where, what) that came before the results of the same audio.
-    events: Vec<(f64, &'static str)>,
+    events: Vec<(f64, String)>,
 }
 
 /// What was found in one second of the stream.
@@ -82,8 +82,8 @@ impl<W: Write> Report<W> {
     fn describe(&mut self, message: &ServerMessage) {
         match message {
             ServerMessage::Results(results) => self.on_results(results),
-            ServerMessage::SpeechStarted(at) => self.events.push((at.at_ms, "speech starts")),
-            ServerMessage::SpeechEnded(at) => self.events.push((at.at_ms, "speech ends")),
+            ServerMessage::SpeechStarted(at) => self.events.push((at.at_ms, "speech starts".to_owned())),
+            ServerMessage::SpeechEnded(at) => self.events.push((at.at_ms, "speech ends".to_owned())),
             ServerMessage::Discarded(lost) => {
                 let text = format!("{:.0} ms discarded ({})", lost.duration_ms, lost.reason);
                 self.line(lost.start_ms, &text);
@@ -107,6 +107,9 @@ impl<W: Write> Report<W> {
 
     /// Sums up each second of the stream, however its results are cut. Lines stand in the order of the stream.
     fn on_results(&mut self, results: &Results) {
+        for found in &results.detections {
+            self.events.push((found.at_ms, format!("heard {} ({:.2})", found.label, found.score)));
+        }
         let rows = results.outputs.iter().map(row_count).max().unwrap_or(0);
         let at_ms = |row: usize| results.start_ms + results.duration_ms * row as f64 / rows as f64;
         for row in 0..rows {
@@ -136,7 +139,7 @@ impl<W: Write> Report<W> {
         let later = self.events.iter().position(|&(at_ms, _)| at_ms > until_ms).unwrap_or(self.events.len());
         let due: Vec<_> = self.events.drain(..later).collect();
         for (at_ms, what) in due {
-            self.line(at_ms, what);
+            self.line(at_ms, &what);
         }
     }
 
