@@ -31,6 +31,16 @@ slot_id! {
     SessionId
 }
 
+slot_id! {
+    /// One request for inference. Outlives its connection until its batch is home.
+    CallId
+}
+
+slot_id! {
+    /// One version of a model as long as it is served, or in use after that.
+    ModelId
+}
+
 /// One batch on its way through the workers. Counts up from 0; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub u64);

@@ -77,6 +77,12 @@ pub enum Reason {
     DeadlineExceeded,
     /// The model failed on this stream's audio.
     InferenceFailed,
+    /// No sequence of that name goes on.
+    UnknownSequence,
+    /// The model has failed too often in a row and is not tried now.
+    ModelUnavailable,
+    /// A model could not be loaded.
+    LoadFailed,
     /// The feature is not served.
     NotSupported,
     /// A fault of the server itself.
@@ -142,6 +148,9 @@ const TABLE: &[Row] = &[
     row(Reason::Draining,             503, 1012, "draining",              "draining",              true),
     row(Reason::DeadlineExceeded,     504, 4429, "deadline_exceeded",     "deadline_exceeded",     true),
     row(Reason::InferenceFailed,      500, 4500, "inference_failed",      "inference_failed",      true),
+    row(Reason::UnknownSequence,      400, 4400, "invalid_state",         "unknown_sequence",      false),
+    row(Reason::ModelUnavailable,     503, 1013, "overloaded",            "model_unavailable",     true),
+    row(Reason::LoadFailed,           500, 4500, "internal_error",        "load_failed",           false),
     row(Reason::NotSupported,         501, 4400, "not_supported",         "not_supported",         false),
     row(Reason::InternalError,        500, 1011, "internal_error",        "internal_error",        true),
 ];

@@ -26,7 +26,7 @@ type Variables = [(OsString, OsString)];
 
 /// What the limits of a configuration add up to, a line for each part. More than the memory allowed is an error.
 fn memory_lines(config: &Config) -> Result<Vec<String>, ConfigError> {
-    let bound = memory_bound(config, &Registry::builtin());
+    let bound = memory_bound(config, Registry::builtin().iter());
     bound.check(config)?;
     Ok(bound.describe())
 }

@@ -2,9 +2,10 @@
 
 use super::{Error, Variables, args, logs};
 use crate::config::Config;
+use crate::driver::Handle;
 use clap::{ArgMatches, Command};
 use log::{info, warn};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io;
 use std::time::SystemTime;
@@ -13,7 +14,8 @@ const ABOUT: &str = "\
 Serve audio streams and requests (the default command)
 
 Listens on one port for HTTP and WebSocket.
-SIGTERM or SIGINT finishes what is in flight and exits with 0; a second one exits at once.";
+SIGTERM or SIGINT finishes what is in flight and exits with 0; a second one exits at once.
+SIGHUP loads the models of the folder again; streams in progress finish on theirs.";
 
 const EXAMPLES: &str = "\
 A flag beats its environment variable, which beats the file, which beats the default.
@@ -51,8 +53,7 @@ fn serve(config: Config) -> Result<(), Error> {
     let event_loop =
         crate::driver::EventLoop::bind(config, registry).map_err(|error| cannot_listen(&place, &error))?;
     let handle = event_loop.handle();
-    drain_on_signals(move || handle.drain())
-        .map_err(|error| Error::failed(format!("cannot watch signals: {error}")))?;
+    obey_signals(handle).map_err(|error| Error::failed(format!("cannot watch signals: {error}")))?;
     info!("listening on http://{}", event_loop.local_addr());
     event_loop.run().map_err(|error| Error::failed(format!("the event loop cannot go on: {error}")))?;
     info!("everything is finished");
@@ -73,19 +74,26 @@ fn cannot_listen(place: &str, error: &io::Error) -> Error {
     Error::failed(format!("cannot listen on {place}: {error}. What to do: {advice}."))
 }
 
-/// The first SIGTERM or SIGINT drains; the second ends the process as the signal itself would have.
-fn drain_on_signals(drain: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut signals = Signals::new([SIGTERM, SIGINT])?;
+/// SIGHUP loads the models again. The first SIGTERM or SIGINT drains; the second ends the process as the signal itself
+/// would have.
+fn obey_signals(handle: Handle) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let watch = move || {
-        let mut arrivals = signals.forever();
-        if let Some(signal) = arrivals.next() {
-            info!("{} came: finishing what is in flight; another one ends at once", name_of(signal));
-            drain();
-        }
-        if let Some(signal) = arrivals.next() {
-            warn!("{} came again: ending at once", name_of(signal));
-            log::logger().flush();
-            std::process::exit(128 + signal);
+        let mut draining = false;
+        for signal in signals.forever() {
+            let name = name_of(signal);
+            if signal == SIGHUP {
+                info!("{name} came: loading the models again");
+                handle.reload();
+            } else if draining {
+                warn!("{name} came again: ending at once");
+                log::logger().flush();
+                std::process::exit(128 + signal);
+            } else {
+                info!("{name} came: finishing what is in flight; another one ends at once");
+                draining = true;
+                handle.drain();
+            }
         }
     };
     std::thread::Builder::new().name("signals".into()).spawn(watch).map(drop)

@@ -15,7 +15,7 @@ mod value;
 
 pub use resolve::{Origin, Resolved, Sources, resolve};
 pub use table::{Config, SETTINGS};
-pub use value::{Form, LogFormat};
+pub use value::{Form, LogFormat, OnnxEngine};
 
 use std::fmt;
 
@@ -192,7 +192,7 @@ mod tests {
         for setting in SETTINGS {
             let other = match setting.range {
                 Some((min, max)) => [min, max].into_iter().find(|end| *end != setting.default).unwrap(),
-                None => ["json", "debug", "elsewhere"]
+                None => ["json", "debug", "onnxruntime", "elsewhere"]
                     .into_iter()
                     .find(|word| (setting.set)(&mut Config::default(), word).is_ok())
                     .unwrap(),

@@ -1,6 +1,6 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
-use super::value::{Kind, LogFormat, Number, Size, Text, Time, Word, parse};
+use super::value::{Kind, LogFormat, MaybeText, Number, OnnxEngine, Size, Text, Time, Word, parse};
 use super::{Legacy, Setting};
 use log::LevelFilter;
 use std::time::Duration;
@@ -241,6 +241,58 @@ settings! {
         /// Failures of the model in a row after which a stream is ended.
         infer_failures_max: u32 = Number("3", "1" ..= "1000"), unit "failures",
             why "One bad chunk is forgiven; a stream that always fails must not run for ever.";
+    }
+
+    "Models" {
+        /// Folder of models, `<name>/<version>/model.onnx` beside a `model.toml`; empty or not there: only the models inside.
+        models_dir: String = MaybeText("models"), unit "path",
+            why "A folder dropped beside the server is served.";
+
+        /// What runs ONNX models that name no platform: `rten` (inside) or `onnxruntime` (a library of the system).
+        engine: OnnxEngine = Word("rten"), unit "engine",
+            why "Needs nothing installed, and costs a few megabytes.";
+
+        /// Path of `libonnxruntime.so`; empty: where the system looks for libraries.
+        onnxruntime_library: String = MaybeText(""), unit "path",
+            why "Packages install it where the system finds it.";
+
+        /// Memory that a model may use while it is loaded and tried, in a process of its own.
+        model_memory_max: usize = Size("512MiB", "16MiB" ..= "1024GiB"),
+            why "Speech models need a tenth; one that asks for more would take it from the streams.";
+
+        /// Time in which a model must be loaded, tried and warmed up.
+        load_timeout: Duration = Time("2min", "1s" ..= "1h"),
+            why "Speech models load in seconds, also on small boards.";
+
+        /// Failures of a model in a row after which newcomers are kept from it; all its clients count.
+        model_failures_max: u32 = Number("10", "1" ..= "100000"), unit "failures",
+            why "A few bad inputs are forgiven; a broken model costs its clients no more time.";
+
+        /// Time after which one newcomer may try a model that kept failing.
+        model_retry_after: Duration = Time("5s", "10ms" ..= "1h"),
+            why "Short enough that a mended model serves soon, long enough that a broken one costs nothing.";
+    }
+
+    "Requests for inference" {
+        /// Bytes of the body of a request for inference, packed or not; more is answered with 413.
+        infer_body_bytes_max: usize = Size("8MiB", "1KiB" ..= "1GiB"),
+            why "A minute of 16 kHz audio as JSON, or two as binary floats.";
+
+        /// Requests for inference that wait or are answered at a time; more are refused with 503.
+        calls_max: usize = Number("1000", "1" ..= "1000000"), unit "requests",
+            why "A second of work for a model of one millisecond: beyond that a client had better ask again.";
+
+        /// Bytes of all requests for inference that wait or are answered.
+        calls_bytes_total_max: usize = Size("16MiB", "1KiB" ..= "64GiB"),
+            why "Two of the largest, or hundreds of usual ones.";
+
+        /// Sequences of requests through models that remember, at a time; more are refused with 503.
+        sequences_max: usize = Number("256", "1" ..= "1000000"), unit "sequences",
+            why "Streams are the better way for many clients; sequences are for those who only have HTTP.";
+
+        /// Time after which a sequence that nobody asks is forgotten.
+        sequence_idle_timeout: Duration = Time("1min", "10ms" ..= "24h"),
+            why "A client that pauses for longer has most likely gone without its sequence_end.";
     }
 
     "Answers, shutdown and logs" {

@@ -43,6 +43,7 @@ impl Config {
             outgoing_bytes_max <= outgoing_bytes_total_max, "one connection's share is a part of the total";
             sessions_max <= connections_max, "every session needs a connection";
             pong_timeout <= ping_interval, "the next ping would begin the wait anew";
+            infer_body_bytes_max <= calls_bytes_total_max, "one whole request must fit into what all may hold";
             run_max <= audio_held_max, "a run is made of audio that is held";
         };
         let wrong = order.into_iter().filter(|(exceeds, ..)| *exceeds);

@@ -170,6 +170,26 @@ impl Kind<String> for Text {
     }
 }
 
+/// A line of text, or nothing.
+pub(super) struct MaybeText;
+
+impl Kind<String> for MaybeText {
+    const UNIT: &'static str = "text";
+    const FORM: Form = Form::Quoted;
+
+    fn read(text: &str) -> Option<String> {
+        (!text.chars().any(char::is_control)).then(|| text.trim().to_owned())
+    }
+
+    fn write(value: &String) -> String {
+        value.clone()
+    }
+
+    fn expected() -> String {
+        "a text of one line, or nothing".into()
+    }
+}
+
 /// One of a few words.
 pub(super) struct Word;
 
@@ -222,6 +242,20 @@ pub enum LogFormat {
 
 impl Choice for LogFormat {
     const WORDS: &'static [(&'static str, Self)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+}
+
+/// What runs an ONNX model that names nothing itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OnnxEngine {
+    /// The engine inside the binary.
+    Rten,
+    /// The shared library of ONNX Runtime, in builds that can load it.
+    OnnxRuntime,
+}
+
+impl Choice for OnnxEngine {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("rten", OnnxEngine::Rten), ("onnxruntime", OnnxEngine::OnnxRuntime)];
 }
 
 #[cfg(test)]

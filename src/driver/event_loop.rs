@@ -8,14 +8,16 @@
 use super::clock::Clock;
 use super::doorbell::Doorbell;
 use super::listener::{Accepted, Listener};
+use super::loader::Loader;
 use super::process::{self, ProcessMeter};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
 use super::workers::WorkerPool;
+use crate::batch::Batch;
 use crate::config::Config;
 use crate::id::ConnId;
-use crate::model::{Batch, Registry};
-use crate::server::{Input, Output, Server};
+use crate::model::{Registry, Repository};
+use crate::server::{AskId, Input, Output, RepositoryAnswer, RepositoryAsk, Server};
 use crate::time::{Instant, Now};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
@@ -52,6 +54,8 @@ pub struct EventLoop {
     sockets: Sockets,
     sockets_max: usize,
     workers: WorkerPool,
+    /// Gone without a folder of models.
+    loader: Option<Loader>,
     meter: ProcessMeter,
     area: ReceiveArea,
     orders: Arc<Orders>,
@@ -70,6 +74,7 @@ pub struct Handle {
 #[derive(Debug)]
 struct Orders {
     drain: AtomicBool,
+    reload: AtomicBool,
     stop: AtomicBool,
     bell: Arc<Doorbell>,
 }
@@ -78,6 +83,12 @@ impl Handle {
     /// Begins to shut down: what is in flight is finished, then [`EventLoop::run`] returns.
     pub fn drain(&self) {
         self.orders.drain.store(true, Ordering::SeqCst);
+        self.orders.bell.ring();
+    }
+
+    /// Loads the models of the folder again. Streams in progress finish on theirs.
+    pub fn reload(&self) {
+        self.orders.reload.store(true, Ordering::SeqCst);
         self.orders.bell.ring();
     }
 
@@ -95,6 +106,19 @@ impl EventLoop {
     /// If the address cannot be had, the configuration contradicts itself or the machine's limits are too low. The
     /// message names what to change.
     pub fn bind(config: Config, models: Registry) -> io::Result<EventLoop> {
+        Self::bind_with(config, models, None)
+    }
+
+    /// The same with a folder from which models are loaded, replaced and unloaded at run time. Those that `models`
+    /// has already are not loaded again.
+    ///
+    /// # Errors
+    /// As [`EventLoop::bind`].
+    pub fn bind_with(
+        config: Config,
+        models: Registry,
+        repository: Option<Repository>,
+    ) -> io::Result<EventLoop> {
         let sockets_max = sockets_max(&config)?;
         let mut listener = Listener::bind(&config.host, config.port, config.listen_backlog)?;
         let local_addr = listener.local_addr()?;
@@ -106,6 +130,7 @@ impl EventLoop {
         let server = Server::new(config, models, seed, clock.now())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         let (strength, capacity) = (server.workers(), server.batches_in_flight_max());
+        let loader = repository.map(|repository| Loader::start(repository, Arc::clone(&bell))).transpose()?;
         let workers = WorkerPool::start(strength, capacity, Arc::clone(&bell), clock, Batch::execute)?;
         Ok(EventLoop {
             poll,
@@ -117,9 +142,15 @@ impl EventLoop {
             sockets: Sockets::default(),
             sockets_max,
             workers,
+            loader,
             meter: ProcessMeter::new(),
             area: ReceiveArea::new(),
-            orders: Arc::new(Orders { drain: AtomicBool::new(false), stop: AtomicBool::new(false), bell }),
+            orders: Arc::new(Orders {
+                drain: AtomicBool::new(false),
+                reload: AtomicBool::new(false),
+                stop: AtomicBool::new(false),
+                bell,
+            }),
             ended: clock.instant(),
             draining: false,
             drained: false,
@@ -249,6 +280,9 @@ impl EventLoop {
             self.draining = true;
             self.server.handle_input(Input::Drain, now);
         }
+        if self.orders.reload.swap(false, Ordering::SeqCst) {
+            self.server.handle_input(Input::Reload, now);
+        }
         if self.draining && self.listener.is_some() && !self.server.can_accept() {
             // For good: whoever connects now is refused at once instead of waiting for nothing.
             self.listener = None;
@@ -290,6 +324,9 @@ impl EventLoop {
         while let Some(batch) = self.workers.poll_home() {
             self.server.handle_input(Input::Inferred(batch), now);
         }
+        while let Some((id, answer)) = self.loader.as_ref().and_then(Loader::poll) {
+            self.server.handle_input(Input::Repository { id, answer }, now);
+        }
         self.replace_hung(now);
     }
 
@@ -319,6 +356,7 @@ impl EventLoop {
                     self.workers.abandon(id);
                     self.replace_hung(now);
                 }
+                Output::Repository { id, ask } => self.ask_repository(id, ask, now),
                 Output::Drained => self.drained = true,
             }
         }
@@ -328,6 +366,18 @@ impl EventLoop {
         if let Err(failed) = self.workers.hand_over(batch) {
             self.server.handle_input(Input::Inferred(*failed), now);
         }
+    }
+
+    fn ask_repository(&mut self, id: AskId, ask: RepositoryAsk, now: Now) {
+        if let Some(loader) = &self.loader {
+            return loader.ask(id, ask);
+        }
+        let none = "this server was started without a folder of models".to_owned();
+        let answer = match ask {
+            RepositoryAsk::Load(_) => RepositoryAnswer::Loaded(Err(none)),
+            RepositoryAsk::Index => RepositoryAnswer::Index(Ok(Vec::new())),
+        };
+        self.server.handle_input(Input::Repository { id, answer }, now);
     }
 
     /// Writes each socket once. What the core adds meanwhile goes in the next turn.

@@ -12,10 +12,11 @@
 
 use super::clock::Clock;
 use super::doorbell::Doorbell;
+use crate::batch::Batch;
 use crate::id::BatchId;
-use crate::model::{Batch, Failure, Outcome};
+use crate::model;
+use crate::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded, unbounded};
-use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,7 +26,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// What a worker does with a batch. [`Batch::execute`], except in tests.
-pub(super) type Execute = fn(&mut Batch);
+pub(super) type Execute = fn(&mut Batch, &dyn Fn() -> Instant);
 
 /// The pool, as the loop sees it.
 pub(super) struct WorkerPool {
@@ -129,7 +130,7 @@ impl WorkerPool {
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
                 log::error!("no place for batch {} in a channel of {:?}", id.0, self.jobs.capacity());
                 let mut batch = Box::new(job.batch);
-                fail(&mut batch, "there was no place for the batch in the workers' channel");
+                batch.fail("there was no place for the batch in the workers' channel");
                 Err(batch)
             }
         }
@@ -210,7 +211,7 @@ impl WorkerPool {
         let worker = self.worker.clone();
         let thread = std::thread::Builder::new()
             .name(format!("suzu-worker-{number}"))
-            .spawn(move || worker.work(number))
+            .spawn(move || model::onnx::on_worker_thread(move || worker.work(number)))
             .map_err(|error| {
                 io::Error::new(error.kind(), format!("cannot start worker thread {number}: {error}"))
             })?;
@@ -258,7 +259,7 @@ impl Worker {
                 self.infer(&mut batch);
                 needed = flight.finish() || self.rejoin();
             } else {
-                fail(&mut batch, "given up before a worker was free");
+                batch.fail("given up before a worker was free");
             }
             if self.homes.send(batch).is_err() {
                 break;
@@ -270,12 +271,11 @@ impl Worker {
     }
 
     fn infer(&self, batch: &mut Batch) {
-        let started = self.clock.instant();
+        let execute = || (self.execute)(batch, &|| self.clock.instant());
         // Models are caught where they run; this is for our own mistakes around them, so that the pool survives.
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (self.execute)(batch))) {
-            fail(batch, &message_of(&*panic));
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(execute)) {
+            batch.fail(&model::panic_message(&*panic));
         }
-        batch.infer_time = self.clock.instant() - started;
     }
 
     /// Back from what was taken for a hang: true if the pool is short of a worker. The loop may not have counted
@@ -284,18 +284,6 @@ impl Worker {
         let count_in = |active| (active < self.strength).then_some(active + 1);
         self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, count_in).is_ok()
     }
-}
-
-/// Marks every run as failed, so that nobody takes an untouched outcome for a result.
-fn fail(batch: &mut Batch, why: &str) {
-    for run in &mut batch.runs {
-        run.outcome = Outcome { failure: Some(Failure::Panicked(why.to_owned())), ..Outcome::default() };
-    }
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("panicked").to_owned()
 }
 
 #[cfg(test)]

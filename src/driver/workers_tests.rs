@@ -1,8 +1,9 @@
 //! Tests of the pool of workers.
 
 use super::*;
+use crate::batch::{Streams, Work};
 use crate::id::SessionId;
-use crate::model::{Lane, Model, ModelSpec, Registry, Run, State, StreamState};
+use crate::model::{Failure, Lane, Model, ModelSpec, Registry, Run, State, StreamState};
 use mio::{Events, Poll, Token, Waker};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -55,7 +56,12 @@ impl World {
     fn new(strength: usize, capacity: usize) -> Self {
         let poll = Poll::new().unwrap();
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), Token(0)).unwrap()));
-        let execute: Execute = |batch| batch.model.infer(&mut []);
+        // Without the care that is taken around models.
+        let execute: Execute = |batch, _| {
+            if let Work::Streams(streams) = &batch.work {
+                streams.model.infer(&mut []);
+            }
+        };
         let pool = WorkerPool::start(strength, capacity, Arc::clone(&bell), Clock::new(), execute).unwrap();
         Self { pool, poll, bell, events: Events::with_capacity(4), begun: unbounded(), next: 0 }
     }
@@ -63,15 +69,11 @@ impl World {
     fn batch(&mut self, script: Script) -> Batch {
         let spec = Registry::builtin().find("echo").unwrap().spec().clone();
         let model = Arc::new(Scripted { spec, begun: self.begun.0.clone(), script });
-        let run = Run {
-            session: SessionId { slot: 0, generation: 0 },
-            state: Box::new(StreamState::new(&*model, 16_000).unwrap()),
-            samples: vec![0.0; 160],
-            last: false,
-            outcome: Outcome::default(),
-        };
+        let state = Box::new(StreamState::new(&*model, 16_000).unwrap());
+        let sessions = vec![SessionId { slot: 0, generation: 0 }];
+        let runs = vec![Run::new(state, vec![0.0; 160], false)];
         self.next += 1;
-        Batch { id: BatchId(self.next), model, runs: vec![run], infer_time: Duration::ZERO }
+        Batch::new(BatchId(self.next), Work::Streams(Streams { model, sessions, runs }))
     }
 
     fn hand_over(&mut self, script: Script) -> BatchId {
@@ -123,7 +125,7 @@ impl World {
 }
 
 fn failure(batch: &Batch) -> Option<&Failure> {
-    batch.runs[0].outcome.failure.as_ref()
+    batch.runs()[0].outcome.failure.as_ref()
 }
 
 #[test]
@@ -321,9 +323,9 @@ fn joining_drops_what_still_queues() {
 fn threads_have_names() {
     let mut world = World::new(1, 1);
     let batch = world.batch(Script::Finish);
-    let named: Execute = |batch| {
+    let named: Execute = |batch, _| {
         let name = std::thread::current().name().unwrap_or("").to_owned();
-        batch.runs[0].outcome.failure = Some(Failure::Panicked(name));
+        batch.runs_mut()[0].outcome.failure = Some(Failure::Panicked(name));
     };
     let mut other = WorkerPool::start(1, 1, Arc::clone(&world.bell), Clock::new(), named).unwrap();
     assert!(other.hand_over(batch).is_ok());

@@ -2,7 +2,7 @@
 //!
 //! Measures by the thread's CPU time, so other work on the machine disturbs little. Asserts nothing about time.
 
-use super::rehearsal::{convert, recording, session};
+use super::rehearsal::{convert, recording};
 use super::*;
 
 #[test]
@@ -26,14 +26,13 @@ fn microseconds_for_ten_milliseconds_of_audio() {
 fn cost_us(model: &Arc<dyn Model>, rate_hz: u32, samples: &[f32], units: usize) -> f64 {
     let unit = unit(model.spec(), rate_hz).expect("a rate that is served");
     let state = Box::new(StreamState::new(&**model, rate_hz).expect("a rate that is served"));
-    let mut batch =
-        Batch::new(BatchId(0), model.clone(), vec![Run::new(session(0), state, Vec::new(), false)]);
+    let mut runs = vec![Run::new(state, Vec::new(), false)];
     let mut spent = Duration::ZERO;
     for part in samples.chunks_exact(unit * units) {
-        batch.runs[0].samples.clear();
-        batch.runs[0].samples.extend_from_slice(part);
+        runs[0].samples.clear();
+        runs[0].samples.extend_from_slice(part);
         let before = cpu_time();
-        batch.execute();
+        execute(&**model, &mut runs);
         spent += cpu_time() - before;
     }
     spent.as_secs_f64() * 1e6 / (samples.len() as f64 / f64::from(rate_hz) * 100.0)

@@ -49,6 +49,7 @@ impl Denoise {
             outputs: vec![OutputSpec::scalar("speech_probability", Datatype::Fp32)],
             state_bytes: STATE_BYTES,
             batched: false,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Self { spec }

@@ -32,6 +32,7 @@ impl Echo {
             ],
             state_bytes: 0,
             batched: false,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Self { spec }

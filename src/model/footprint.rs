@@ -3,7 +3,6 @@
 //!
 //! Each thread counts its own allocations, so tests that run at the same time do not disturb each other.
 
-use super::rehearsal::session;
 use super::resample::{self, RESAMPLER_BYTES_MAX, WORKSHOP_BYTES_MAX};
 use super::*;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -45,16 +44,16 @@ fn noise(len: usize) -> Vec<f32> {
 fn run(model: &Arc<dyn Model>, rate_hz: u32, units: usize) -> Run {
     let state = StreamState::new(&**model, rate_hz).expect("a rate that is served");
     let unit = unit(model.spec(), rate_hz).expect("a rate that is served");
-    Run::new(session(0), Box::new(state), noise(units * unit), false)
+    Run::new(Box::new(state), noise(units * unit), false)
 }
 
 /// Bytes that a stream's state holds after some runs.
 fn state_bytes(model: &Arc<dyn Model>, rate_hz: u32) -> usize {
-    let mut batch = Batch::new(BatchId(0), model.clone(), vec![run(model, rate_hz, 5)]);
+    let mut runs = vec![run(model, rate_hz, 5)];
     for _ in 0..3 {
-        batch.execute();
+        execute(&**model, &mut runs);
     }
-    let state = batch.runs.pop().expect("the run").state;
+    let state = runs.pop().expect("the run").state;
     let before = BYTES.get();
     drop(state);
     (before - BYTES.get()) as usize
@@ -131,12 +130,12 @@ fn no_resampler_of_a_stream_is_larger_than_its_bound() {
 fn steady_work_allocates_nothing_of_our_own() {
     for (name, rate_hz) in [("vad", 16_000), ("vad", 48_000), ("vad", 44_101), ("echo", 16_000)] {
         let model = Registry::builtin().get(name).expect("a model inside");
-        let mut batch = Batch::new(BatchId(0), model.clone(), vec![run(&model, rate_hz, 50)]);
+        let mut runs = vec![run(&model, rate_hz, 50)];
         for _ in 0..5 {
-            batch.execute();
+            execute(&*model, &mut runs);
         }
         let before = CALLS.get();
-        batch.execute();
+        execute(&*model, &mut runs);
         assert_eq!(CALLS.get() - before, 0, "{name} at {rate_hz} Hz");
     }
 }

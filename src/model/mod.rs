@@ -1,13 +1,15 @@
 //! The vocabulary of inference: what a model is, what goes to a worker and what comes home.
 //!
-//! A [`Batch`] leaves the server by ownership, runs on a worker thread with [`Batch::execute`] and returns by
-//! ownership. The state of every stream travels inside it, so there are no locks and results are in order by
-//! construction. Nothing here knows of sockets, sessions' clients or the clock.
+//! A [`Run`] carries the state of its stream with it, so whoever executes it needs no locks. Nothing here knows of
+//! sockets, sessions, clients or the clock.
+
+pub mod onnx;
 
 mod denoise;
 mod echo;
 mod pipeline;
 mod registry;
+mod repository;
 mod resample;
 mod segment;
 mod tensor;
@@ -26,15 +28,16 @@ mod quality;
 mod rehearsal;
 
 pub use pipeline::{
-    SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, state_bytes_max, unit,
+    SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, panic_message, state_bytes_max, unit,
 };
+pub use repository::Repository;
 pub use registry::{Registry, Served, not_found};
 pub use tensor::{Datatype, Tensor, TensorData, elements};
 pub use tensors::{Dim, TensorLane, TensorModel, TensorModelSpec, TensorSpec};
 
-use crate::id::{BatchId, SessionId};
 use serde_json::{Value, json};
 use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,6 +70,8 @@ pub struct ModelSpec {
     /// Whether one call for many streams is cheaper than one call each. If not, each run gets a call of its
     /// own, so that a panic hurts one stream only.
     pub batched: bool,
+    /// Upper bound of its weights and of what a worker needs to run it, bytes; 0 for a model inside the binary.
+    pub weights_bytes: usize,
     /// What it asks of those who batch and run it.
     pub limits: ModelLimits,
 }
@@ -145,7 +150,8 @@ pub trait Model: Send + Sync + 'static {
     fn start(&self) -> State;
 
     /// Infers every lane's windows in order, updates its state and appends to its outcome: exactly `count` rows
-    /// to each output, and `count * hop` samples to `audio` if the model gives audio back.
+    /// to each output, and `count * hop` samples to `audio` if the model gives audio back. What fails for one lane
+    /// is told in [`Lane::failure`]; a panic fails all lanes of the call.
     fn infer(&self, lanes: &mut [Lane<'_>]);
 }
 
@@ -166,6 +172,9 @@ pub struct Lane<'a> {
     pub ends_at: Option<u64>,
     /// Where the results go.
     pub findings: &'a mut Findings,
+    /// `None` when the model gets it. A model that cannot go on with this stream says here why, and leaves the other
+    /// lanes as they would be without this one: its findings and its state are then thrown away, and theirs are not.
+    pub failure: &'a mut Option<Failure>,
 }
 
 /// What a model appends for each window.
@@ -253,17 +262,15 @@ pub enum EventKind {
     SpeechEnded,
 }
 
-/// Consecutive audio of one session on its way through a worker.
+/// Consecutive audio of one stream on its way through a worker.
 pub struct Run {
-    /// Whose it is.
-    pub session: SessionId,
     /// All that is remembered of the stream: resamplers, left-over samples, the model's state.
     pub state: Box<StreamState>,
     /// Mono samples at the stream's rate, finite, within -1..=1. Whole units unless `last`.
     pub samples: Vec<f32>,
     /// The stream ends here: the tail is padded with silence and every delay is flushed.
     pub last: bool,
-    /// Filled in by [`Batch::execute`].
+    /// Filled in by [`execute`].
     pub outcome: Outcome,
 }
 
@@ -301,34 +308,28 @@ pub enum Failure {
     Refused(String),
 }
 
+impl fmt::Display for Failure {
+    /// Goes on after "the model".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Panicked(message) => write!(f, "panicked: {message}"),
+            Failure::NotFinite => f.write_str("gave a result that is not a number"),
+            Failure::WrongShape => f.write_str("gave a result of the wrong shape"),
+            Failure::Engine(message) => write!(f, "failed in its engine: {message}"),
+            Failure::Refused(message) => write!(f, "refused its input: {message}"),
+        }
+    }
+}
+
 impl Run {
     /// A run that has yet to be executed.
-    pub fn new(session: SessionId, state: Box<StreamState>, samples: Vec<f32>, last: bool) -> Self {
-        Self { session, state, samples, last, outcome: Outcome::default() }
+    pub fn new(state: Box<StreamState>, samples: Vec<f32>, last: bool) -> Self {
+        Self { state, samples, last, outcome: Outcome::default() }
     }
 }
 
-/// Runs of many sessions that go through one model together.
-pub struct Batch {
-    /// Which batch.
-    pub id: BatchId,
-    /// The model, shared with every worker.
-    pub model: Arc<dyn Model>,
-    /// At most one run of a session.
-    pub runs: Vec<Run>,
-    /// How long the inference took; measured by whoever executed it.
-    pub infer_time: Duration,
-}
-
-impl Batch {
-    /// A batch that has yet to be executed.
-    pub fn new(id: BatchId, model: Arc<dyn Model>, runs: Vec<Run>) -> Self {
-        Self { id, model, runs, infer_time: Duration::ZERO }
-    }
-
-    /// Infers every run and fills in its outcome. Takes as long as the model takes; the server never calls it, a
-    /// worker does. A panic of the model is caught and told in [`Outcome::failure`].
-    pub fn execute(&mut self) {
-        pipeline::execute(&*self.model, &mut self.runs);
-    }
+/// Infers every run and fills in its outcome. Takes as long as the model takes. A panic of the model is caught and told
+/// in [`Outcome::failure`].
+pub fn execute(model: &dyn Model, runs: &mut [Run]) {
+    pipeline::execute(model, runs);
 }

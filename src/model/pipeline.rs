@@ -2,7 +2,7 @@
 //!
 //! Owns what is remembered of a stream between runs ([`StreamState`]) and the only call to [`Model::infer`]. It takes
 //! out every delay, fills the end of a stream up with silence, and keeps a failing model from harming more than the
-//! runs of that call. It never waits, logs or looks at a clock.
+//! runs that it says it failed, or, if it panics, the runs of that call. It never waits, logs or looks at a clock.
 //!
 //! Invariants: what comes out over a whole stream does not depend on how it was cut into runs, nor on what else was
 //! in the batch; the durations of a stream's outcomes add up to the audio received; positions never go backwards,
@@ -292,6 +292,7 @@ fn lane<'a>(model: &dyn Model, run: &'a mut Run, desk: &'a Desk) -> Lane<'a> {
         first_window: *windows,
         ends_at,
         findings: &mut run.outcome.findings,
+        failure: &mut run.outcome.failure,
     }
 }
 
@@ -299,7 +300,9 @@ fn finish(spec: &ModelSpec, run: &mut Run, desk: &Desk, panicked: Option<&Failur
     let Run { state, outcome, last, .. } = run;
     let work = desk.work;
     if !work.is_nothing() {
-        let checked = panicked.cloned().map_or_else(|| check(spec, work.count, &outcome.findings), Err);
+        // What the model told of this run goes before the panic that another may have caused.
+        let told = outcome.failure.take().or_else(|| panicked.cloned());
+        let checked = told.map_or_else(|| check(spec, work.count, &outcome.findings), Err);
         if let Err(failure) = checked {
             state.model = None;
             outcome.findings = Findings::empty(spec);
@@ -341,7 +344,8 @@ fn clamp(samples: &mut [f32]) {
     samples.iter_mut().for_each(|sample| *sample = sample.clamp(-1.0, 1.0));
 }
 
-fn panic_message(payload: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub fn panic_message(payload: &(dyn Any + Send)) -> String {
     let told = payload.downcast_ref::<&str>().map(|text| text.to_string());
     told.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
 }

@@ -1,7 +1,7 @@
 //! The promises of the pipeline, kept for all models and rates: cutting does not matter, neighbours do not matter,
 //! lengths add up, and a failing model harms nobody else.
 
-use super::rehearsal::{Heard, play, session};
+use super::rehearsal::{Heard, play};
 use super::*;
 use crate::reason::Reason;
 use proptest::prelude::*;
@@ -25,6 +25,7 @@ fn noise(seed: u32, len: usize) -> Vec<f32> {
 enum Mischief {
     None,
     Panic,
+    Told,
     NotANumber,
     NoRow,
     ShortAudio,
@@ -51,6 +52,7 @@ impl Mock {
             outputs: vec![OutputSpec::scalar("sum", Datatype::Fp32)],
             state_bytes: 64,
             batched,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Arc::new(Self { spec, mischief })
@@ -85,6 +87,7 @@ impl Model for Mock {
                     match self.mischief {
                         Mischief::None => {}
                         Mischief::Panic => panic!("heard it"),
+                        Mischief::Told => *lane.failure = Some(Failure::Engine("heard it".into())),
                         Mischief::NotANumber => lane.findings.audio[0] = f32::NAN,
                         Mischief::NoRow => lane.findings.outputs[0].truncate(0),
                         Mischief::ShortAudio => lane.findings.audio.truncate(1),
@@ -155,20 +158,48 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_lane_that_a_batched_model_says_it_failed_leaves_its_neighbours_as_if_they_were_alone(
+        lens in proptest::collection::vec(0usize..4_000, 2..7),
+        troubled in any::<prop::sample::Index>(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let model = Mock::model(true, Mischief::Told);
+        let mut streams: Vec<_> =
+            lens.iter().enumerate().map(|(i, &len)| (16_000, noise(i as u32, len))).collect();
+        let troubled = troubled.index(streams.len());
+        prop_assume!(lens[troubled] > 0);
+        let at = at.index(lens[troubled]);
+        streams[troubled].1[at] = 1.0;
+        let together = play_together(&model, &streams);
+        for (index, ((rate_hz, samples), together)) in streams.iter().zip(together).enumerate() {
+            if index == troubled {
+                prop_assert_eq!(together.failures, [Failure::Engine("heard it".into())]);
+                prop_assert!(together.audio.iter().all(|&sample| sample == 0.0));
+            } else {
+                prop_assert_eq!(play(&model, *rate_hz, samples, &[10_000]), together);
+            }
+        }
+    }
+}
+
 /// All streams in one batch, each whole.
 fn play_together(model: &Arc<dyn Model>, streams: &[(u32, Vec<f32>)]) -> Vec<Heard> {
-    let run = |(slot, (rate_hz, samples)): (usize, &(u32, Vec<f32>))| {
+    let run = |(rate_hz, samples): &(u32, Vec<f32>)| {
         let state = StreamState::new(&**model, *rate_hz).expect("a rate that is served");
-        Run::new(session(slot as u32), Box::new(state), samples.clone(), true)
+        Run::new(Box::new(state), samples.clone(), true)
     };
-    let mut batch = Batch::new(BatchId(0), model.clone(), streams.iter().enumerate().map(run).collect());
-    batch.execute();
+    let mut runs: Vec<_> = streams.iter().map(run).collect();
+    execute(&**model, &mut runs);
     let heard = |run: &Run| {
         let mut heard = Heard::default();
         heard.add(&run.outcome);
         heard
     };
-    batch.runs.iter().map(heard).collect()
+    runs.iter().map(heard).collect()
 }
 
 #[test]
@@ -231,20 +262,19 @@ fn play_trouble(model: &Arc<dyn Model>, neighbour: bool) -> (Vec<Outcome>, Vec<O
     samples[700] = 1.0;
     let quiet = vec![0.1; 640 * 3];
     let state = || Box::new(StreamState::new(&**model, 16_000).expect("a rate that is served"));
-    let mut runs = vec![Run::new(session(0), state(), Vec::new(), false)];
+    let mut runs = vec![Run::new(state(), Vec::new(), false)];
     if neighbour {
-        runs.push(Run::new(session(1), state(), Vec::new(), false));
+        runs.push(Run::new(state(), Vec::new(), false));
     }
-    let mut batch = Batch::new(BatchId(0), model.clone(), runs);
     let (mut troubled, mut others) = (Vec::new(), Vec::new());
     for (index, part) in samples.chunks(640).enumerate() {
-        for run in &mut batch.runs {
-            run.samples = if run.session.slot == 0 { part } else { &quiet[index * 640..][..640] }.to_vec();
+        for (slot, run) in runs.iter_mut().enumerate() {
+            run.samples = if slot == 0 { part } else { &quiet[index * 640..][..640] }.to_vec();
             run.last = index == 2;
         }
-        batch.execute();
-        troubled.push(std::mem::take(&mut batch.runs[0].outcome));
-        others.extend(batch.runs.get_mut(1).map(|run| std::mem::take(&mut run.outcome)));
+        execute(&**model, &mut runs);
+        troubled.push(std::mem::take(&mut runs[0].outcome));
+        others.extend(runs.get_mut(1).map(|run| std::mem::take(&mut run.outcome)));
     }
     (troubled, others)
 }
@@ -253,6 +283,7 @@ fn play_trouble(model: &Arc<dyn Model>, neighbour: bool) -> (Vec<Outcome>, Vec<O
 fn a_failing_model_loses_its_run_and_goes_on_afresh() {
     let cases = [
         (Mischief::Panic, Failure::Panicked("heard it".into())),
+        (Mischief::Told, Failure::Engine("heard it".into())),
         (Mischief::NotANumber, Failure::NotFinite),
         (Mischief::NoRow, Failure::WrongShape),
         (Mischief::ShortAudio, Failure::WrongShape),
@@ -284,6 +315,7 @@ fn a_failure_stays_with_its_stream_unless_the_model_wants_batches() {
         (false, Mischief::Panic, true),
         (false, Mischief::NoRow, true),
         (true, Mischief::NoRow, true),
+        (true, Mischief::Told, true),
         (true, Mischief::Panic, false),
     ] {
         let (_, others) = play_trouble(&Mock::model(batched, mischief), true);

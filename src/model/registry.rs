@@ -59,6 +59,14 @@ impl Served {
         }
     }
 
+    /// What its weights and its work take in memory, bytes, besides what it remembers; 0 for a model inside the binary.
+    pub fn weights_bytes(&self) -> usize {
+        match self {
+            Served::Audio(model) => model.spec().weights_bytes,
+            Served::Tensors(model) => model.spec().weights_bytes,
+        }
+    }
+
     /// The model, if it hears streams.
     pub fn audio(&self) -> Option<&Arc<dyn Model>> {
         match self {

@@ -50,10 +50,6 @@ impl Heard {
     }
 }
 
-pub(super) fn session(slot: u32) -> SessionId {
-    SessionId { slot, generation: 0 }
-}
-
 /// Plays a stream cut into runs of so many units each, over and over, and then its end.
 pub(super) fn play(model: &Arc<dyn Model>, rate_hz: u32, samples: &[f32], units_per_run: &[usize]) -> Heard {
     let unit = unit(model.spec(), rate_hz).expect("a rate that is served");
@@ -64,10 +60,10 @@ pub(super) fn play(model: &Arc<dyn Model>, rate_hz: u32, samples: &[f32], units_
         let len = units * unit;
         let last = rest.len() < len;
         let (part, after) = rest.split_at(if last { rest.len() } else { len });
-        let run = Run::new(session(0), state, part.to_vec(), last);
-        let mut batch = Batch::new(BatchId(0), model.clone(), vec![run]);
-        batch.execute();
-        let run = batch.runs.pop().expect("the run comes home");
+        let run = Run::new(state, part.to_vec(), last);
+        let mut runs = vec![run];
+        execute(&**model, &mut runs);
+        let run = runs.pop().expect("the run comes home");
         heard.add(&run.outcome);
         (state, rest) = (run.state, after);
         if last {

@@ -49,6 +49,8 @@ pub struct TensorModelSpec {
     pub batched: bool,
     /// Upper bound of one sequence's memory, bytes.
     pub state_bytes: usize,
+    /// Upper bound of its weights and of what a worker needs to run it, bytes.
+    pub weights_bytes: usize,
     /// Upper bound of the elements of one request's inputs, and of its outputs.
     pub elements_max: usize,
     /// What it asks of those who batch and run it.

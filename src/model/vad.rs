@@ -49,6 +49,7 @@ impl Vad {
             outputs: vec![OutputSpec::scalar("speech_probability", Datatype::Fp32)],
             state_bytes: size_of::<Detector>() + size_of::<Ears>(),
             batched: false,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Self { spec }

@@ -1,38 +1,88 @@
-//! Which sessions' runs go to the workers together, and when.
+//! Which runs and requests go to the workers together, and when.
 //!
-//! Owns the queue of sessions that are ready (each at most once) and the batches in flight with their time limits.
-//! Fair between streams: first ready, first served, one run a turn. Never touches a session or its audio.
+//! Owns the queues of those who are ready (each at most once) and the batches in flight with their time limits. Fair
+//! between members: first ready, first served, one run a turn. Never touches a session, a request or its data.
 //!
-//! Invariants: a session is queued at most once; batches in flight never exceed `in_flight_max`.
+//! Invariants: a member is queued at most once; batches in flight never exceed `in_flight_max`.
 
-use crate::id::{BatchId, SessionId};
+use crate::id::{BatchId, CallId, ModelId, SessionId};
 use crate::time::Instant;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-/// How batches are composed.
-#[derive(Clone, Copy, Debug)]
+/// What waits together may go together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Queue {
+    /// Runs of streams through a model.
+    Streams(ModelId),
+    /// Requests to a model.
+    Calls(ModelId),
+    /// Requests to a model that have to be read before it is known what they want.
+    Unread(ModelId),
+}
+
+impl Queue {
+    /// The model.
+    pub fn model(self) -> ModelId {
+        match self {
+            Queue::Streams(model) | Queue::Calls(model) | Queue::Unread(model) => model,
+        }
+    }
+}
+
+/// Who waits for a batch, or is in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Member {
+    /// A stream with a run to make.
+    Session(SessionId),
+    /// A request.
+    Call(CallId),
+}
+
+/// How the batches of one queue are composed.
+#[derive(Clone, Debug, PartialEq)]
 pub struct BatchPolicy {
-    /// Runs in a batch at most.
+    /// Members of a batch at most.
     pub batch_max: usize,
-    /// How long the first ready run waits for company; zero hands over at once.
+    /// How long the first that is ready waits for company; zero hands over at once.
     pub queue_delay_max: Duration,
-    /// Batches with the workers at most: one that runs and one that waits for each.
-    pub in_flight_max: usize,
-    /// How long an inference may take.
+    /// Sizes that the model is fastest at, ascending; empty: any.
+    pub preferred: Vec<usize>,
+    /// How long the work may take.
     pub infer_timeout: Duration,
+    /// Batches of this queue with the workers at most.
+    pub concurrency_max: usize,
 }
 
 #[derive(Debug)]
 struct Ready {
-    session: SessionId,
+    member: Member,
     since: Instant,
 }
 
 #[derive(Debug)]
+struct Line {
+    policy: BatchPolicy,
+    ready: VecDeque<Ready>,
+    in_flight: usize,
+}
+
+#[derive(Debug)]
 struct InFlight {
+    queue: Queue,
     deadline: Instant,
-    sessions: Vec<SessionId>,
+    members: Vec<Member>,
+}
+
+/// A batch that is formed and not yet on its way.
+#[derive(Debug)]
+pub struct Formed {
+    /// Its name.
+    pub id: BatchId,
+    /// Where its members waited.
+    pub queue: Queue,
+    /// Who takes part, oldest first.
+    pub members: Vec<Member>,
 }
 
 /// A batch that went over its time limit.
@@ -40,15 +90,16 @@ struct InFlight {
 pub struct Overdue {
     /// Which.
     pub id: BatchId,
-    /// Whose runs are lost.
-    pub sessions: Vec<SessionId>,
+    /// Where its members waited.
+    pub queue: Queue,
+    /// Whose work is lost.
+    pub members: Vec<Member>,
 }
 
-/// The queue towards the workers.
+/// The queues towards the workers.
 pub struct Batcher {
-    policy: BatchPolicy,
-    /// One queue for each model, by its place in the registry.
-    queues: Vec<VecDeque<Ready>>,
+    in_flight_max: usize,
+    lines: BTreeMap<Queue, Line>,
     in_flight: BTreeMap<BatchId, InFlight>,
     /// Given up, not home and their worker not replaced: each still takes a place.
     abandoned: BTreeSet<BatchId>,
@@ -56,54 +107,89 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// An empty queue for `models` models.
-    pub fn new(policy: BatchPolicy, models: usize) -> Self {
-        let queues = (0..models).map(|_| VecDeque::new()).collect();
-        Self { policy, queues, in_flight: BTreeMap::new(), abandoned: BTreeSet::new(), next_id: 0 }
+    /// Without queues. `in_flight_max` batches may be with the workers: one that runs and one that waits for each.
+    pub fn new(in_flight_max: usize) -> Self {
+        Self {
+            in_flight_max,
+            lines: BTreeMap::new(),
+            in_flight: BTreeMap::new(),
+            abandoned: BTreeSet::new(),
+            next_id: 0,
+        }
     }
 
-    /// The session has a run to make. The caller sees to it that it is not queued already.
-    pub fn admit(&mut self, model: usize, session: SessionId, now: Instant) {
-        self.queues[model].push_back(Ready { session, since: now });
+    /// Opens a queue.
+    pub fn open(&mut self, queue: Queue, policy: BatchPolicy) {
+        self.lines.insert(queue, Line { policy, ready: VecDeque::new(), in_flight: 0 });
     }
 
-    /// The next batch to form: its id, its model and who takes part, oldest first. None if it should wait.
-    pub fn form(&mut self, now: Instant) -> Option<(BatchId, usize, Vec<SessionId>)> {
-        if self.in_flight.len() + self.abandoned.len() >= self.policy.in_flight_max {
+    /// Closes a queue in which nobody waits any more.
+    pub fn close(&mut self, queue: Queue) {
+        let line = self.lines.remove(&queue);
+        assert!(line.is_none_or(|line| line.ready.is_empty()), "nobody waits in a queue that closes");
+    }
+
+    /// The member has something to do. The caller sees to it that it is not queued already.
+    pub fn admit(&mut self, queue: Queue, member: Member, now: Instant) {
+        let line = self.lines.get_mut(&queue).expect("the queue of a model that is in use is open");
+        line.ready.push_back(Ready { member, since: now });
+    }
+
+    /// The next batch to form. None if there is none or it should wait.
+    pub fn form(&mut self, now: Instant) -> Option<Formed> {
+        if !self.has_place() {
             return None;
         }
-        let model = self.next_model(now)?;
-        let count = self.queues[model].len().min(self.policy.batch_max);
-        let sessions: Vec<_> = self.queues[model].drain(..count).map(|ready| ready.session).collect();
+        let queue = self.next_queue(now)?;
+        let line = self.lines.get_mut(&queue)?;
+        let count = line.count();
+        let members = line.ready.drain(..count).map(|ready| ready.member).collect();
         let id = BatchId(self.next_id);
         self.next_id += 1;
-        Some((id, model, sessions))
+        Some(Formed { id, queue, members })
     }
 
-    /// The batch is on its way with these sessions' runs in it.
-    pub fn depart(&mut self, id: BatchId, sessions: Vec<SessionId>, now: Instant) {
-        let deadline = now + self.policy.infer_timeout;
-        self.in_flight.insert(id, InFlight { deadline, sessions });
+    /// The batch is on its way with these members.
+    pub fn depart(&mut self, id: BatchId, queue: Queue, members: Vec<Member>, now: Instant) {
+        let Some(line) = self.lines.get_mut(&queue) else { return };
+        line.in_flight += 1;
+        let deadline = now + line.policy.infer_timeout;
+        self.in_flight.insert(id, InFlight { queue, deadline, members });
+    }
+
+    fn has_place(&self) -> bool {
+        self.in_flight.len() + self.abandoned.len() < self.in_flight_max
     }
 
     /// Of the queues that are full or have waited long enough, the one whose first has waited longest.
-    fn next_model(&self, now: Instant) -> Option<usize> {
-        let due = |queue: &VecDeque<Ready>| {
-            let first = queue.front()?;
-            let full = queue.len() >= self.policy.batch_max;
-            (full || now >= first.since + self.policy.queue_delay_max).then_some(first.since)
+    fn next_queue(&self, now: Instant) -> Option<Queue> {
+        let due = |line: &Line| {
+            let first = line.ready.front()?;
+            let due = line.is_full() || now >= first.since + line.policy.queue_delay_max;
+            (due && line.may_depart()).then_some(first.since)
         };
-        let oldest = self.queues.iter().enumerate().filter_map(|(model, queue)| Some((due(queue)?, model)));
-        oldest.min().map(|(_, model)| model)
+        let oldest = self.lines.iter().filter_map(|(queue, line)| Some((due(line)?, *queue)));
+        oldest.min().map(|(_, queue)| queue)
     }
 
     /// The batch is home. False if it had been given up: nobody waits for it any more.
     pub fn complete(&mut self, id: BatchId) -> bool {
-        let expected = self.in_flight.remove(&id).is_some();
-        if !expected {
-            self.abandoned.remove(&id);
+        match self.in_flight.remove(&id) {
+            Some(batch) => {
+                self.leave(batch.queue);
+                true
+            }
+            None => {
+                self.abandoned.remove(&id);
+                false
+            }
         }
-        expected
+    }
+
+    fn leave(&mut self, queue: Queue) {
+        if let Some(line) = self.lines.get_mut(&queue) {
+            line.in_flight -= 1;
+        }
     }
 
     /// Another worker stands in for the one that hangs on this batch; its place is free, and it will not come home.
@@ -111,43 +197,49 @@ impl Batcher {
         self.abandoned.remove(&id);
     }
 
-    /// The session has ended: it no longer waits for a batch.
-    pub fn forget(&mut self, model: usize, session: SessionId) {
-        self.queues[model].retain(|ready| ready.session != session);
+    /// The member is gone: it no longer waits for a batch.
+    pub fn forget(&mut self, queue: Queue, member: Member) {
+        if let Some(line) = self.lines.get_mut(&queue) {
+            line.ready.retain(|ready| ready.member != member);
+        }
     }
 
     /// Takes out one batch that has exceeded its time limit.
     pub fn pop_overdue(&mut self, now: Instant) -> Option<Overdue> {
         let (&id, _) = self.in_flight.iter().find(|(_, batch)| batch.deadline <= now)?;
-        let sessions = self.in_flight.remove(&id)?.sessions;
-        self.abandoned.insert(id);
-        Some(Overdue { id, sessions })
+        Some(self.give_up(id))
     }
 
-    /// Takes out every batch in flight, to give it up.
-    pub fn pop_all(&mut self) -> Vec<Overdue> {
-        let all = std::mem::take(&mut self.in_flight);
-        self.abandoned.extend(all.keys().copied());
-        all.into_iter().map(|(id, batch)| Overdue { id, sessions: batch.sessions }).collect()
+    /// Takes out any batch in flight, to give it up.
+    pub fn pop_any(&mut self) -> Option<Overdue> {
+        let (&id, _) = self.in_flight.first_key_value()?;
+        Some(self.give_up(id))
+    }
+
+    fn give_up(&mut self, id: BatchId) -> Overdue {
+        let InFlight { queue, members, .. } = self.in_flight.remove(&id).expect("it is in flight");
+        self.leave(queue);
+        self.abandoned.insert(id);
+        Overdue { id, queue, members }
     }
 
     /// When something here becomes due: a queue's delay or a batch's time limit.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let overdue = self.in_flight.values().map(|batch| batch.deadline).min();
-        let room = self.in_flight.len() + self.abandoned.len() < self.policy.in_flight_max;
-        let delay = self.queues.iter().filter(|_| room).filter_map(|queue| queue.front());
-        let delay = delay.map(|ready| ready.since + self.policy.queue_delay_max).min();
-        [overdue, delay].into_iter().flatten().min()
+        let room = self.has_place();
+        let lines = self.lines.values().filter(|line| room && line.may_depart());
+        let due = |line: &Line| Some(line.ready.front()?.since + line.policy.queue_delay_max);
+        [overdue, lines.filter_map(due).min()].into_iter().flatten().min()
     }
 
-    /// Sessions that wait for a batch.
+    /// Members that wait for a batch.
     pub fn queued(&self) -> usize {
-        self.queues.iter().map(VecDeque::len).sum()
+        self.lines.values().map(|line| line.ready.len()).sum()
     }
 
-    /// How long the first in the queue has waited.
+    /// How long the first in the queues has waited.
     pub fn oldest_wait(&self, now: Instant) -> Duration {
-        let fronts = self.queues.iter().filter_map(|queue| queue.front());
+        let fronts = self.lines.values().filter_map(|line| line.ready.front());
         fronts.map(|ready| now - ready.since).max().unwrap_or_default()
     }
 
@@ -156,17 +248,39 @@ impl Batcher {
         self.in_flight.len()
     }
 
-    /// Whether every place is taken by a hung inference, so that nothing moves.
+    /// Whether every place is taken by hung work, so that nothing moves.
     pub fn is_stuck(&self) -> bool {
-        self.abandoned.len() >= self.policy.in_flight_max
+        self.abandoned.len() >= self.in_flight_max
     }
 
     /// Asserts the invariants of this module.
     pub fn check_invariants(&self) {
-        assert!(self.in_flight.len() + self.abandoned.len() <= self.policy.in_flight_max);
-        let mut queued: Vec<_> = self.queues.iter().flatten().map(|ready| ready.session).collect();
+        assert!(self.in_flight.len() + self.abandoned.len() <= self.in_flight_max);
+        let ready = self.lines.values().flat_map(|line| &line.ready);
+        let mut queued: Vec<_> = ready.map(|ready| ready.member).collect();
         queued.sort_unstable();
-        assert!(queued.windows(2).all(|pair| pair[0] != pair[1]), "a session is queued at most once");
+        assert!(queued.windows(2).all(|pair| pair[0] != pair[1]), "a member is queued at most once");
+        for (queue, line) in &self.lines {
+            let flying = self.in_flight.values().filter(|batch| batch.queue == *queue).count();
+            assert_eq!(line.in_flight, flying, "each queue knows how many of its batches are out");
+        }
+    }
+}
+
+impl Line {
+    fn is_full(&self) -> bool {
+        self.ready.len() >= self.policy.batch_max
+    }
+
+    fn may_depart(&self) -> bool {
+        self.in_flight < self.policy.concurrency_max
+    }
+
+    /// How many go in the next batch: the largest preferred size that can be filled, or all there are.
+    fn count(&self) -> usize {
+        let count = self.ready.len().min(self.policy.batch_max);
+        let preferred = self.policy.preferred.iter().copied().filter(|size| (1..=count).contains(size));
+        preferred.max().unwrap_or(count)
     }
 }
 
@@ -174,18 +288,33 @@ impl Batcher {
 mod tests {
     use super::*;
 
-    fn batcher(batch_max: usize, delay_ms: u64, in_flight_max: usize) -> Batcher {
-        let policy = BatchPolicy {
-            batch_max,
-            queue_delay_max: Duration::from_millis(delay_ms),
-            in_flight_max,
-            infer_timeout: Duration::from_secs(1),
-        };
-        Batcher::new(policy, 2)
+    fn model(slot: u32) -> ModelId {
+        ModelId { slot, generation: 1 }
     }
 
-    fn session(slot: u32) -> SessionId {
-        SessionId { slot, generation: 1 }
+    fn queue(slot: u32) -> Queue {
+        Queue::Streams(model(slot))
+    }
+
+    fn policy(batch_max: usize, delay_ms: u64) -> BatchPolicy {
+        BatchPolicy {
+            batch_max,
+            queue_delay_max: Duration::from_millis(delay_ms),
+            preferred: Vec::new(),
+            infer_timeout: Duration::from_secs(1),
+            concurrency_max: usize::MAX,
+        }
+    }
+
+    fn batcher(policy: BatchPolicy, in_flight_max: usize) -> Batcher {
+        let mut batcher = Batcher::new(in_flight_max);
+        batcher.open(queue(0), policy.clone());
+        batcher.open(queue(1), policy);
+        batcher
+    }
+
+    fn session(slot: u32) -> Member {
+        Member::Session(SessionId { slot, generation: 1 })
     }
 
     fn at(ms: u64) -> Instant {
@@ -194,46 +323,72 @@ mod tests {
 
     #[test]
     fn those_who_were_ready_first_go_first() {
-        let mut batcher = batcher(2, 0, 8);
+        let mut batcher = batcher(policy(2, 0), 8);
         for slot in 0..3 {
-            batcher.admit(0, session(slot), at(slot.into()));
+            batcher.admit(queue(0), session(slot), at(slot.into()));
         }
-        assert_eq!(batcher.form(at(5)).unwrap().2, [session(0), session(1)]);
-        assert_eq!(batcher.form(at(5)).unwrap().2, [session(2)]);
+        assert_eq!(batcher.form(at(5)).unwrap().members, [session(0), session(1)]);
+        assert_eq!(batcher.form(at(5)).unwrap().members, [session(2)]);
         assert!(batcher.form(at(5)).is_none());
     }
 
     #[test]
     fn a_batch_waits_for_company_until_the_delay_or_until_it_is_full() {
-        let mut batcher = batcher(2, 10, 8);
-        batcher.admit(0, session(0), at(0));
+        let mut batcher = batcher(policy(2, 10), 8);
+        batcher.admit(queue(0), session(0), at(0));
         assert!(batcher.form(at(9)).is_none());
         assert_eq!(batcher.poll_timeout(), Some(at(10)));
         assert!(batcher.form(at(10)).is_some());
-        batcher.admit(0, session(1), at(11));
-        batcher.admit(0, session(2), at(11));
+        batcher.admit(queue(0), session(1), at(11));
+        batcher.admit(queue(0), session(2), at(11));
         assert!(batcher.form(at(11)).is_some());
     }
 
     #[test]
     fn a_busy_model_does_not_starve_another() {
-        let mut batcher = batcher(1, 0, 8);
-        batcher.admit(0, session(0), at(0));
-        batcher.admit(0, session(1), at(2));
-        batcher.admit(1, session(2), at(1));
-        let order: Vec<_> = std::iter::from_fn(|| batcher.form(at(3))).map(|(_, model, _)| model).collect();
-        assert_eq!(order, [0, 1, 0]);
+        let mut batcher = batcher(policy(1, 0), 8);
+        batcher.admit(queue(0), session(0), at(0));
+        batcher.admit(queue(0), session(1), at(2));
+        batcher.admit(queue(1), session(2), at(1));
+        let order: Vec<_> = std::iter::from_fn(|| batcher.form(at(3))).map(|formed| formed.queue).collect();
+        assert_eq!(order, [queue(0), queue(1), queue(0)]);
+    }
+
+    #[test]
+    fn the_largest_preferred_size_that_can_be_filled_is_taken() {
+        let mut batcher = batcher(BatchPolicy { preferred: vec![2, 4], ..policy(8, 0) }, 8);
+        for slot in 0..7 {
+            batcher.admit(queue(0), session(slot), at(0));
+        }
+        let sizes: Vec<_> =
+            std::iter::from_fn(|| batcher.form(at(0))).map(|formed| formed.members.len()).collect();
+        assert_eq!(sizes, [4, 2, 1]);
+    }
+
+    #[test]
+    fn a_model_keeps_to_its_own_concurrency_and_leaves_the_places_to_others() {
+        let mut batcher = batcher(BatchPolicy { concurrency_max: 1, ..policy(1, 0) }, 8);
+        for slot in 0..2 {
+            batcher.admit(queue(0), session(slot), at(0));
+        }
+        batcher.admit(queue(1), session(2), at(1));
+        let first = batcher.form(at(1)).unwrap();
+        batcher.depart(first.id, first.queue, first.members, at(1));
+        assert_eq!(batcher.form(at(1)).unwrap().queue, queue(1));
+        assert!(batcher.form(at(1)).is_none());
+        assert!(batcher.complete(first.id));
+        assert_eq!(batcher.form(at(1)).unwrap().queue, queue(0));
     }
 
     #[test]
     fn an_overdue_batch_keeps_its_place_until_it_is_home_or_replaced() {
-        let mut batcher = batcher(1, 0, 1);
-        batcher.admit(0, session(0), at(0));
-        let (id, _, sessions) = batcher.form(at(0)).unwrap();
-        batcher.depart(id, sessions, at(0));
+        let mut batcher = batcher(policy(1, 0), 1);
+        batcher.admit(queue(0), session(0), at(0));
+        let Formed { id, queue: from, members } = batcher.form(at(0)).unwrap();
+        batcher.depart(id, from, members, at(0));
         assert!(batcher.pop_overdue(at(999)).is_none());
-        assert_eq!(batcher.pop_overdue(at(1000)).unwrap().sessions, [session(0)]);
-        batcher.admit(0, session(1), at(1000));
+        assert_eq!(batcher.pop_overdue(at(1000)).unwrap().members, [session(0)]);
+        batcher.admit(queue(0), session(1), at(1000));
         assert!(batcher.form(at(1000)).is_none() && batcher.is_stuck());
         batcher.replaced(id);
         assert!(batcher.form(at(1000)).is_some());

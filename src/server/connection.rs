@@ -4,10 +4,12 @@
 //! the next phase in. An idle connection holds no buffer.
 
 use crate::config::Config;
-use crate::id::SessionId;
+use crate::id::{CallId, SessionId};
 use crate::reason::Reason;
+use crate::server::contract::AskId;
 use crate::server::routes::Route;
 use crate::time::Instant;
+use crate::wire::compress::Coding;
 use crate::wire::http::{BodyDecoder, RequestHead};
 use crate::wire::websocket::{Decoder, Role};
 use std::net::SocketAddr;
@@ -33,6 +35,8 @@ pub struct Http {
     pub since: Instant,
     /// A request whose body is still coming.
     pub body: Option<Box<PendingBody>>,
+    /// A request that is here and will be answered later.
+    pub waiting: Option<Box<Waiting>>,
     /// Requests served on this connection.
     pub served: u64,
 }
@@ -49,6 +53,36 @@ pub struct PendingBody {
     pub decoder: BodyDecoder,
     /// The body so far.
     pub body: Vec<u8>,
+}
+
+/// A request that is answered later. Nothing more is read meanwhile.
+pub struct Waiting {
+    /// By whom.
+    pub asked: Asked,
+    /// The request's name.
+    pub request_id: String,
+    /// How the answer is written.
+    pub manners: Manners,
+}
+
+/// Who has a request's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// The workers.
+    Call(CallId),
+    /// The folder of models.
+    Repository(AskId),
+}
+
+/// How an answer is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Manners {
+    /// The connection goes on after it.
+    pub keep_alive: bool,
+    /// It is without its body.
+    pub head_only: bool,
+    /// How its body is to be compressed if it is large.
+    pub accept: Coding,
 }
 
 /// The WebSocket phase.
@@ -141,7 +175,7 @@ impl Connection {
         Self {
             peer,
             surplus,
-            phase: Phase::Http(Http { since: now, body: None, served: 0 }),
+            phase: Phase::Http(Http { since: now, body: None, waiting: None, served: 0 }),
             parked: Vec::new(),
             outgoing: Vec::new(),
             sent: 0,

@@ -1,7 +1,8 @@
 //! What goes into the server and what comes out: the whole contract between the core and its driver.
 
+use crate::batch::Batch;
 use crate::id::{BatchId, ConnId};
-use crate::model::Batch;
+use crate::model::Served;
 use std::time::Duration;
 
 /// An event of the outside world.
@@ -29,6 +30,15 @@ pub enum Input<'a> {
     Replaced(BatchId),
     /// Figures of the process, for the metrics. The driver sends them about once a second.
     Process(ProcessFigures),
+    /// What the folder of models answered to [`Output::Repository`].
+    Repository {
+        /// The question.
+        id: AskId,
+        /// The answer.
+        answer: RepositoryAnswer,
+    },
+    /// Load every model of the folder again, and withdraw those that are gone from it.
+    Reload,
     /// Begin to shut down: unready, no new sessions, tell clients, finish what is in flight.
     Drain,
 }
@@ -52,8 +62,46 @@ pub enum Output {
     /// still waits for a worker, it must not begin any more (nobody would notice a worker that hangs on it then): it
     /// comes home as it is. Whatever comes home late is ignored.
     Abandon(BatchId),
+    /// Ask the folder of models, which may take long, and answer by [`Input::Repository`]. An answer that does not come
+    /// in time is not waited for.
+    Repository {
+        /// The question's name.
+        id: AskId,
+        /// The question.
+        ask: RepositoryAsk,
+    },
     /// Everything is finished after `Drain`.
     Drained,
+}
+
+/// One question to the folder of models. Counts up from 0; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AskId(pub u64);
+
+/// What can be asked of the folder of models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RepositoryAsk {
+    /// Read, check and warm up the model of that name, in its highest version.
+    Load(String),
+    /// Tell what there is.
+    Index,
+}
+
+/// What the folder of models answers.
+pub enum RepositoryAnswer {
+    /// The model, or why it cannot be served.
+    Loaded(Result<Served, String>),
+    /// What there is, or why that cannot be told.
+    Index(Result<Vec<Found>, String>),
+}
+
+/// A model in the folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its name.
+    pub name: String,
+    /// Its highest version.
+    pub version: u32,
 }
 
 /// Figures of the process, as the operating system tells them.

@@ -6,6 +6,7 @@
 use crate::config::{Config, ConfigError};
 use crate::model::{Registry, Served, WORKER_BYTES_MAX};
 use crate::server::SURPLUS_MAX;
+use crate::server::calls::Sequence;
 use crate::server::connection::Connection;
 use crate::server::session::Session;
 use std::time::Duration;
@@ -19,6 +20,8 @@ pub struct Budgets {
     pub outgoing: usize,
     /// Audio that waits or is with a worker.
     pub audio: usize,
+    /// Requests for inference as they came, from their last byte to their answer.
+    pub calls: usize,
 }
 
 impl Budgets {
@@ -52,6 +55,9 @@ const SOCKET_BYTES: usize = 128;
 const RATE_MAX_HZ: usize = 48_000;
 /// Results of a run, as tensors and as audio, are at most this many times its samples.
 const OUTCOME_FACTOR: usize = 3;
+/// A request for inference with its tensors and its answer is at most this many times its body. JSON of small numbers
+/// takes more room as tensors; answers larger than the question are what `elements_max` of a model bounds.
+const CALL_FACTOR: usize = 3;
 /// Vec grows by doubling: what is held may be half empty.
 const GROWTH: usize = 2;
 
@@ -100,10 +106,12 @@ fn mib(bytes: u64) -> String {
 }
 
 /// What the limits of `config` add up to when it serves `models`.
-pub fn memory_bound(config: &Config, models: &Registry) -> MemoryBound {
+pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served>) -> MemoryBound {
     let connections = config.connections_max + SURPLUS_MAX;
     let message = config.message_bytes_max.max(config.echo_message_bytes_max).max(config.body_bytes_max);
-    let state = models.iter().map(Served::state_bytes_max).max().unwrap_or(0);
+    let (state, weights) = models.fold((0, 0), |(state, weights), model| {
+        (model.state_bytes_max().max(state), weights + model.weights_bytes())
+    });
     let run = samples_in(config.run_max, RATE_MAX_HZ) * size_of::<f32>();
     let runs = batches_in_flight_max(config) * config.batch_max.min(config.sessions_max);
     let mut lines = Vec::new();
@@ -115,6 +123,10 @@ pub fn memory_bound(config: &Config, models: &Registry) -> MemoryBound {
         "sessions_max x (session + model state)",
         config.sessions_max * (size_of::<Session>() + 1024 + state),
     );
+    line("models loaded", weights);
+    line("sequences_max x model state", config.sequences_max * (size_of::<Sequence>() + 256 + state));
+    // A request is held as it came, as tensors and as its answer, and an answer is not counted before it is written.
+    line("calls_bytes_total_max", config.calls_bytes_total_max * CALL_FACTOR);
     line("incoming_bytes_total_max", config.incoming_bytes_total_max);
     line("outgoing_bytes_total_max", config.outgoing_bytes_total_max);
     line("audio_bytes_total_max", config.audio_bytes_total_max);
@@ -161,7 +173,7 @@ mod tests {
     #[test]
     fn the_defaults_fit_their_own_bound() {
         let config = Config::default();
-        let bound = memory_bound(&config, &Registry::builtin());
+        let bound = memory_bound(&config, Registry::builtin().iter());
         bound.check(&config).unwrap();
         assert!(bound.total() > (100 << 20), "the bound counts everything: {bound:?}");
     }
@@ -169,7 +181,7 @@ mod tests {
     #[test]
     fn limits_that_add_up_to_more_than_the_memory_are_refused_by_name() {
         let config = Config { outgoing_bytes_total_max: 1 << 30, ..Config::default() };
-        let error = memory_bound(&config, &Registry::builtin()).check(&config).unwrap_err();
+        let error = memory_bound(&config, Registry::builtin().iter()).check(&config).unwrap_err();
         assert!(error.to_string().contains("outgoing_bytes_total_max 1024 MiB"), "{error}");
     }
 }

@@ -57,6 +57,14 @@ pub struct Counters {
     pub failures: u64,
     /// Batches over their time limit.
     pub overdue: u64,
+    /// Requests for inference taken in.
+    pub calls_received: u64,
+    /// Requests for inference answered.
+    pub calls_answered: u64,
+    /// Requests for inference refused or failed after they were taken in, or left by their client.
+    pub calls_failed: u64,
+    /// Times that a model failed so often in a row that newcomers were kept from it.
+    pub circuits_opened: u64,
     /// Time the workers spent on inference.
     pub infer_time: Duration,
     /// Bytes that came in.
@@ -229,6 +237,14 @@ impl Metrics {
         count("runs", "Runs in those batches", counters.runs);
         count("inference_failures", "Runs whose model failed", counters.failures);
         count("inference_overdue", "Batches over their time limit", counters.overdue);
+        count("calls_received", "Requests for inference taken in", counters.calls_received);
+        count("calls_answered", "Requests for inference answered", counters.calls_answered);
+        count("calls_failed", "Requests for inference that failed or were left", counters.calls_failed);
+        count(
+            "circuits_opened",
+            "Times that newcomers were kept from a failing model",
+            counters.circuits_opened,
+        );
         count("received_bytes", "Bytes that came in", counters.bytes_in);
         count("sent_bytes", "Bytes that went out", counters.bytes_out);
         count("echoes", "Messages sent back by the echo endpoint", counters.echoes);
@@ -353,6 +369,10 @@ impl Default for Counters {
             runs: 0,
             failures: 0,
             overdue: 0,
+            calls_received: 0,
+            calls_answered: 0,
+            calls_failed: 0,
+            circuits_opened: 0,
             infer_time: Duration::ZERO,
             bytes_in: 0,
             bytes_out: 0,

@@ -24,37 +24,45 @@
 
 mod batcher;
 mod buffer;
+mod calls;
+mod catalog;
 mod connection;
 mod contract;
 mod limits;
 mod metrics;
 mod on_batch;
+mod on_calls;
 mod on_http;
+mod on_models;
 mod on_stream;
 mod on_time;
+mod on_v2;
 mod on_websocket;
 mod random;
 mod routes;
 mod session;
+mod stats;
 mod table;
 
-pub use contract::{Input, Output, ProcessFigures};
+pub use contract::{AskId, Found, Input, Output, ProcessFigures, RepositoryAnswer, RepositoryAsk};
 pub use limits::{MemoryBound, memory_bound, worker_count};
 
 use crate::config::{Config, ConfigError};
-use crate::id::{ConnId, SessionId};
-use crate::model::{Model, Registry};
+use crate::id::{CallId, ConnId, SessionId};
+use crate::model::Registry;
 use crate::reason::Reason;
 use crate::time::{Instant, Now};
-use batcher::{BatchPolicy, Batcher};
+use batcher::Batcher;
+use calls::{PendingCall, Sequences};
+use catalog::Catalog;
 use connection::Connection;
 use limits::Budgets;
 use metrics::{Gauges, Metrics};
+use on_models::OpenAsk;
 use random::Random;
 use session::Session;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 use table::Table;
 
@@ -67,9 +75,15 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// The server without sockets, threads or clock. See the module's page for the contract.
 pub struct Server {
     config: Config,
-    models: Vec<Arc<dyn Model>>,
+    catalog: Catalog,
     connections: Table<ConnId, Connection>,
     sessions: Table<SessionId, Session>,
+    calls: Table<CallId, PendingCall>,
+    sequences: Sequences,
+    asks: BTreeMap<AskId, OpenAsk>,
+    next_ask: u64,
+    /// Models of the folder that could not be loaded of late, and why.
+    load_errors: Vec<(String, String)>,
     /// Sessions of connections taken in beyond the limit never exist, so this is all there is.
     surplus: usize,
     batcher: Batcher,
@@ -106,25 +120,23 @@ impl Server {
     /// A configuration that contradicts itself, or whose limits add up to more than `memory_max`.
     pub fn new(config: Config, models: Registry, seed: u64, now: Now) -> Result<Server, ConfigError> {
         config.validate()?;
-        let bound = memory_bound(&config, &models);
+        let bound = memory_bound(&config, models.iter());
         bound.check(&config)?;
         limits::check_models(&config, &models)?;
-        let models: Vec<_> = models.audio().cloned().collect();
-        let policy = BatchPolicy {
-            batch_max: config.batch_max,
-            queue_delay_max: config.queue_delay_max,
-            in_flight_max: limits::batches_in_flight_max(&config),
-            infer_timeout: config.infer_timeout,
-        };
-        Ok(Server {
-            batcher: Batcher::new(policy, models.len()),
+        let mut server = Server {
+            batcher: Batcher::new(limits::batches_in_flight_max(&config)),
             metrics: Metrics::new(config.slow_request),
             budgets: Budgets::default(),
             random: Random::new(seed),
-            models,
+            catalog: Catalog::new(),
             config,
             connections: Table::new(),
             sessions: Table::new(),
+            calls: Table::new(),
+            sequences: Sequences::default(),
+            asks: BTreeMap::new(),
+            next_ask: 0,
+            load_errors: Vec::new(),
             surplus: 0,
             outputs: VecDeque::new(),
             awake: VecDeque::new(),
@@ -136,7 +148,11 @@ impl Server {
             process: ProcessFigures::default(),
             bound,
             scratch: Vec::new(),
-        })
+        };
+        for served in models.iter() {
+            server.serve_model(served.clone(), false);
+        }
+        Ok(server)
     }
 
     /// Takes a connection in. Beyond `connections_max` a few more are taken in to be refused politely.
@@ -174,6 +190,8 @@ impl Server {
             Input::HungUp { conn } => self.close(conn, Reason::HungUp),
             Input::Inferred(batch) => self.on_inferred(batch),
             Input::Replaced(id) => self.batcher.replaced(id),
+            Input::Repository { id, answer } => self.on_repository(id, answer),
+            Input::Reload => self.on_reload(),
             Input::Process(figures) => self.process = figures,
             Input::Drain => self.on_drain(),
         }
@@ -184,11 +202,12 @@ impl Server {
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
         self.on_overdue();
+        self.on_late_asks();
         self.on_session_timers();
         self.check_drain();
         if self.sweep_due.is_some_and(|due| due <= now.instant) {
             self.sweep();
-            let busy = self.connections.len() + self.sessions.len() > 0;
+            let busy = self.connections.len() + self.sessions.len() + self.sequences.len() > 0;
             self.sweep_due = busy.then(|| now.instant + SWEEP_INTERVAL);
         }
         self.settle();
@@ -211,7 +230,8 @@ impl Server {
     /// When [`Server::handle_timeout`] wants to be called, if ever.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(due, _)| *due);
-        [timer, self.drain_due(), self.sweep_due, self.batcher.poll_timeout()].into_iter().flatten().min()
+        let due = [timer, self.drain_due(), self.sweep_due, self.batcher.poll_timeout(), self.asks_due()];
+        due.into_iter().flatten().min()
     }
 
     /// Bytes that wait to be written to this connection; empty if there are none or it is gone.
@@ -255,7 +275,8 @@ impl Server {
 
     /// Whether nothing is open, waiting or in flight.
     pub fn is_idle(&self) -> bool {
-        self.connections.len() == 0 && self.sessions.len() == 0 && self.batcher.in_flight() == 0
+        let people = self.connections.len() + self.sessions.len() + self.calls.len();
+        people == 0 && self.batcher.in_flight() == 0
     }
 
     /// What `/api/metrics` would answer now.
@@ -315,6 +336,7 @@ impl Server {
         self.metrics.counters.connections_closed[reason as usize] += 1;
         log::debug!("connection {conn} from {} closed: {}", connection.peer, reason.label());
         self.outputs.push_back(Output::Close(conn));
+        self.abandon_waiting(&connection.phase);
         if let Some(session) = connection.session() {
             self.on_detached(session, reason);
         }
@@ -356,7 +378,7 @@ impl Server {
     fn check_quick_invariants(&self) {
         assert!(self.connections.len() <= self.config.connections_max + SURPLUS_MAX);
         assert!(self.sessions.len() <= self.config.sessions_max);
-        assert!(self.batcher.queued() <= self.sessions.len());
+        assert!(self.batcher.queued() <= self.sessions.len() + self.calls.len());
     }
 
     /// Asserts everything that must hold between calls. Costs time in proportion to what is open: for tests.
@@ -402,5 +424,26 @@ impl Server {
             "the ledger balances"
         );
         assert!(self.timers.len() <= self.sessions.len());
+        self.check_calls();
+    }
+
+    fn check_calls(&self) {
+        let counters = &self.metrics.counters;
+        let charged: usize = self.calls.iter().map(|(_, pending)| pending.charged).sum();
+        assert_eq!(charged, self.budgets.calls, "every request is charged for what it holds");
+        assert!(
+            self.calls.len() <= self.config.calls_max && self.sequences.len() <= self.config.sequences_max
+        );
+        assert_eq!(
+            counters.calls_received,
+            counters.calls_answered + counters.calls_failed + self.calls.len() as u64,
+            "every request is answered once"
+        );
+        for (key, sequence) in self.sequences.iter() {
+            let asked = sequence.busy || !sequence.waiting.is_empty();
+            assert!(asked || sequence.memory.is_some(), "a sequence that is over is gone: {}", key.id);
+            assert!(!sequence.busy || sequence.memory.is_none(), "its memory is out with its request");
+        }
+        self.catalog.check_invariants(self.sessions.len() + self.calls.len() + self.sequences.len());
     }
 }

@@ -1,8 +1,10 @@
 //! From ready streams to a batch, and from a batch that is home to results.
 
-use crate::id::SessionId;
-use crate::model::{Batch, EventKind, Failure, Outcome, OutputSpec, Run, TensorData};
+use crate::batch::{Batch, Streams, Work};
+use crate::id::{ModelId, SessionId};
+use crate::model::{EventKind, Failure, Outcome, OutputSpec, Run, TensorData};
 use crate::reason::{Fault, Reason};
+use crate::server::batcher::{Formed, Member, Overdue, Queue};
 use crate::server::session::{Finalize, RunInFlight, Session, Stage, round_ms};
 use crate::server::{Output, Server};
 use crate::wire::message::{ErrorMessage, Framing, Results, ServerMessage, SpeechBoundary, Tensor, Timing};
@@ -13,9 +15,11 @@ use std::time::Duration;
 
 /// What a whole batch has in common when it is home.
 #[derive(Clone, Copy)]
-struct BatchFacts {
-    size: usize,
-    infer_time: Duration,
+pub(super) struct BatchFacts {
+    /// Runs or requests in it.
+    pub size: usize,
+    /// How long it took in its worker.
+    pub infer_time: Duration,
 }
 
 impl Server {
@@ -23,17 +27,37 @@ impl Server {
     pub(super) fn form_batch(&mut self) -> Option<Batch> {
         let now = self.now.instant;
         loop {
-            let (id, model, sessions) = self.batcher.form(now)?;
-            let runs: Vec<Run> = sessions.into_iter().filter_map(|session| self.cut_run(session)).collect();
-            if runs.is_empty() {
-                continue;
-            }
+            let Formed { id, queue, members } = self.batcher.form(now)?;
+            let work = match queue {
+                Queue::Streams(model) => self.cut_runs(model, &members),
+                Queue::Calls(model) => self.gather_calls(model, &members, false),
+                Queue::Unread(model) => self.gather_calls(model, &members, true),
+            };
+            let Some((work, members)) = work else { continue };
             self.metrics.counters.batches += 1;
-            self.metrics.counters.runs += runs.len() as u64;
-            self.batcher.depart(id, runs.iter().map(|run| run.session).collect(), now);
-            let model = Arc::clone(&self.models[model]);
-            return Some(Batch { id, model, runs, infer_time: Duration::ZERO });
+            self.batcher.depart(id, queue, members, now);
+            return Some(Batch::new(id, work));
         }
+    }
+
+    /// The next runs of these streams, of those that have one.
+    fn cut_runs(&mut self, model: ModelId, members: &[Member]) -> Option<(Work, Vec<Member>)> {
+        let mut sessions = Vec::with_capacity(members.len());
+        let mut runs = Vec::with_capacity(members.len());
+        for member in members {
+            let Member::Session(session) = *member else { continue };
+            if let Some(run) = self.cut_run(session) {
+                sessions.push(session);
+                runs.push(run);
+            }
+        }
+        if runs.is_empty() {
+            return None;
+        }
+        self.metrics.counters.runs += runs.len() as u64;
+        let members = sessions.iter().copied().map(Member::Session).collect();
+        let model = Arc::clone(self.catalog.get(model).served.audio()?);
+        Some((Work::Streams(Streams { model, sessions, runs }), members))
     }
 
     /// Cuts the stream's next run; None if there is nothing left to infer.
@@ -57,7 +81,7 @@ impl Server {
             Some(RunInFlight { newest: cut.newest, departed: now, skipped: cut.skipped, last: cut.last });
         self.charge_audio(id);
         self.arm(id);
-        Some(Run { session: id, state, samples: cut.samples, last: cut.last, outcome: Outcome::default() })
+        Some(Run::new(state, cut.samples, cut.last))
     }
 
     /// A batch is home.
@@ -66,15 +90,19 @@ impl Server {
             // It exceeded its time limit: its streams have been told and are gone.
             return;
         }
-        self.metrics.inferred(batch.runs.len(), batch.infer_time);
-        let facts = BatchFacts { size: batch.runs.len(), infer_time: batch.infer_time };
-        for run in batch.runs {
-            self.on_outcome(run, facts);
+        self.metrics.inferred(batch.len(), batch.infer_time);
+        let facts = BatchFacts { size: batch.len(), infer_time: batch.infer_time };
+        match batch.work {
+            Work::Streams(Streams { sessions, runs, .. }) => {
+                for (session, run) in sessions.into_iter().zip(runs) {
+                    self.on_outcome(session, run, facts);
+                }
+            }
+            Work::Calls(calls) => self.on_calls(calls, facts),
         }
     }
 
-    fn on_outcome(&mut self, run: Run, facts: BatchFacts) {
-        let id = run.session;
+    fn on_outcome(&mut self, id: SessionId, run: Run, facts: BatchFacts) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let Some(flight) = session.run.take() else { return };
         session.state = Some(run.state);
@@ -94,6 +122,7 @@ impl Server {
         self.metrics.counters.samples_processed += session.buffer.in_flight();
         session.buffer.complete();
         self.metrics.answered((now - flight.newest).saturating_sub(facts.infer_time));
+        self.note_run(id, &outcome, flight, facts);
         self.tell_outcome(id, outcome, flight, facts);
     }
 
@@ -102,17 +131,12 @@ impl Server {
         self.metrics.counters.failures += 1;
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.failures += 1;
+        let model = session.model_id;
         let fatal = session.failures >= self.config.infer_failures_max;
         let stretch = session.buffer.lose();
-        let what = match failure {
-            Failure::Panicked(message) => format!("panicked: {message}"),
-            Failure::NotFinite => "gave a result that is not a number".to_owned(),
-            Failure::WrongShape => "gave a result of the wrong shape".to_owned(),
-            Failure::Engine(message) => format!("failed in its engine: {message}"),
-            Failure::Refused(message) => format!("refused its input: {message}"),
-        };
-        log::warn!(session = session.name.as_str(), model = session.params.model.as_str(); "the model {what}");
+        log::warn!(session = session.name.as_str(), model = session.params.model.as_str(); "the model {failure}");
         let request_id = session.request_id.clone();
+        self.note_failure(model);
         self.report_discarded(id, stretch, Reason::InferenceFailed);
         // What a model says when it panics is for the operator's log, not for its clients.
         let fault =
@@ -142,7 +166,8 @@ impl Server {
 
     fn tell_outcome(&mut self, id: SessionId, outcome: Outcome, flight: RunInFlight, facts: BatchFacts) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let model_rate = self.models[session.model].spec().rate_for(session.params.sample_rate_hz);
+        let model = Arc::clone(&session.model);
+        let model_rate = model.spec().rate_for(session.params.sample_rate_hz);
         let shift_ms = session.ms(flight.skipped);
         let at_ms = |sample: u64| round_ms(sample as f64 * 1000.0 / f64::from(model_rate) + shift_ms);
         for event in &outcome.findings.events {
@@ -164,7 +189,7 @@ impl Server {
         let message_seq = session.next_message_seq();
         session.results += 1;
         let timing = session.params.timing.then(|| timing(flight, facts));
-        let outputs = tensors(&self.models[session.model].spec().outputs, outcome.findings.outputs);
+        let outputs = tensors(&model.spec().outputs, outcome.findings.outputs);
         self.tell_audio(id, message_seq, &outcome.findings.audio);
         let results = Results {
             message_seq,
@@ -248,10 +273,19 @@ impl Server {
     pub(super) fn on_overdue(&mut self) {
         while let Some(overdue) = self.batcher.pop_overdue(self.now.instant) {
             self.metrics.counters.overdue += 1;
-            log::warn!("batch {} exceeded infer_timeout with {} runs", overdue.id.0, overdue.sessions.len());
-            self.outputs.push_back(Output::Abandon(overdue.id));
-            for session in overdue.sessions {
-                self.on_run_lost(session, Reason::InferenceFailed);
+            log::warn!("batch {} exceeded infer_timeout with {} runs", overdue.id.0, overdue.members.len());
+            self.note_failure(overdue.queue.model());
+            self.give_up_batch(overdue, Reason::InferenceFailed);
+        }
+    }
+
+    /// A batch is not waited for any longer: the driver sees to its worker, its members are told.
+    pub(super) fn give_up_batch(&mut self, overdue: Overdue, reason: Reason) {
+        self.outputs.push_back(Output::Abandon(overdue.id));
+        for member in overdue.members {
+            match member {
+                Member::Session(session) => self.on_run_lost(session, reason),
+                Member::Call(call) => self.on_call_lost(call, reason),
             }
         }
     }

@@ -5,17 +5,26 @@
 
 use crate::id::ConnId;
 use crate::reason::{Fault, Reason};
-use crate::server::connection::{Closing, Endpoint, Http, PendingBody, Phase, RequestClock, WebSocket};
+use crate::server::catalog::Entry;
+use crate::server::connection::{
+    Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
+};
 use crate::server::metrics::Served;
+use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
 use crate::server::{Server, session};
+use crate::wire::compress::{self, Coding};
 use crate::wire::http::{self, BodyDecoder, BodyFraming, HeadLimits, Method, RequestHead, Response};
 use crate::wire::message::{StreamParams, encode_http_error};
+use crate::wire::oip;
 use crate::wire::websocket::{Decoder, Role};
 use serde_json::json;
 
 /// The subprotocol of the native stream.
 const SUBPROTOCOL: &str = "suzu.v1";
+
+/// JSON of these lengths is packed on the loop if the client likes it: less is not worth it, more would hold others up.
+const PACKED_BYTES: std::ops::RangeInclusive<usize> = 1024..=64 * 1024;
 
 /// A JSON answer.
 fn json_response(status: u16, value: &serde_json::Value) -> Response<'static> {
@@ -61,13 +70,17 @@ impl Server {
         let request_id = request_id(&head).unwrap_or_else(|| self.random.uuid(self.now.unix_ms));
         self.begin_request(conn, route, &request_id);
         if let Err(fault) = self.check_request(conn, route, &head) {
-            return self.refuse(conn, &fault, &request_id, Some(&head));
+            return self.refuse(conn, &fault, &request_id, manners_before_body(&head));
         }
         if route.is_websocket() && head.method == Method::Get {
             return self.on_upgrade(conn, route, &head, request_id);
         }
-        match BodyDecoder::new(&head.body, self.config.body_bytes_max) {
-            Err(fault) => self.refuse(conn, &fault, &request_id, Some(&head)),
+        let body_bytes_max = match route {
+            Route::V2Infer => self.config.infer_body_bytes_max,
+            _ => self.config.body_bytes_max,
+        };
+        match BodyDecoder::new(&head.body, body_bytes_max) {
+            Err(fault) => self.refuse(conn, &fault, &request_id, manners_before_body(&head)),
             Ok(_) if matches!(head.body, BodyFraming::None) => {
                 self.answer(conn, route, &head, &request_id, Vec::new())
             }
@@ -98,7 +111,7 @@ impl Server {
                 self.answer(conn, route, &head, &request_id, body);
             }
             Err(fault) => {
-                self.refuse(conn, &fault, &pending.request_id, Some(&pending.head));
+                self.refuse(conn, &fault, &pending.request_id, None);
                 return bytes.len();
             }
         }
@@ -127,12 +140,12 @@ impl Server {
     fn on_upgrade(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: String) {
         let accept = match http::websocket_key(head) {
             Ok(accept) => accept,
-            Err(fault) => return self.refuse(conn, &fault, &request_id, Some(head)),
+            Err(fault) => return self.refuse(conn, &fault, &request_id, manners_before_body(head)),
         };
         let browser = head.query.iter().any(|(name, value)| name == "browser_errors" && value == "1");
         let params = self.check_upgrade(route, head);
         if let (Err(fault), false) = (&params, browser) {
-            return self.refuse(conn, &fault.clone(), &request_id, Some(head));
+            return self.refuse(conn, &fault.clone(), &request_id, manners_before_body(head));
         }
         let protocol = offered_protocols(head).any(|name| name == SUBPROTOCOL).then_some(SUBPROTOCOL);
         let protocol = protocol.filter(|_| route != Route::Echo);
@@ -181,14 +194,45 @@ impl Server {
 
     /// Answers a request whose body, if any, is whole.
     fn answer(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: &str, body: Vec<u8>) {
+        let manners = manners(head);
         let answer = match route {
             Route::Echo => {
                 let kind = head.header("content-type").unwrap_or("application/octet-stream").to_owned();
                 Response { body: body.into(), ..Response::new(200).with_header("Content-Type", kind) }
             }
+            Route::Model => match self.model_json(head) {
+                Ok(json) => json_response(200, &json),
+                Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
+            },
+            route if route.is_v2() => match self.on_v2(conn, route, head, body) {
+                Ok(Answered::Now(body)) => Response::new(200).with_body("application/json", body),
+                Ok(Answered::Later(asked)) => return self.wait_for(conn, asked, request_id, manners),
+                Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
+            },
             _ => self.answer_of(route),
         };
-        self.respond(conn, Some(head), request_id, answer);
+        self.respond(conn, Some(manners), request_id, answer);
+    }
+
+    /// The answer comes later; until then nothing more is read.
+    fn wait_for(&mut self, conn: ConnId, asked: Asked, request_id: &str, manners: Manners) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        if let Phase::Http(http) = &mut connection.phase {
+            http.waiting = Some(Box::new(Waiting { asked, request_id: request_id.to_owned(), manners }));
+        }
+    }
+
+    /// The answer that a connection waits for has come.
+    pub(super) fn answer_waiting(&mut self, conn: ConnId, answer: Result<Response<'_>, Fault>) {
+        let Some(connection) = self.connections.get_mut(conn) else { return };
+        let Phase::Http(http) = &mut connection.phase else { return };
+        let Some(waiting) = http.waiting.take() else { return };
+        let Waiting { request_id, manners, .. } = *waiting;
+        match answer {
+            Ok(response) => self.respond(conn, Some(manners), &request_id, response),
+            Err(fault) => self.refuse(conn, &fault, &request_id, Some(manners)),
+        }
+        self.awake.push_back(conn);
     }
 
     fn answer_of(&self, route: Route) -> Response<'static> {
@@ -213,7 +257,8 @@ impl Server {
             Route::Index => {
                 Response::new(200).with_body("text/plain; charset=utf-8", index_text().into_bytes())
             }
-            Route::Stream | Route::Audio | Route::Echo | Route::Unknown => json_response(404, &json!({})),
+            // The others have been answered, upgraded or refused before.
+            _ => json_response(404, &json!({})),
         }
     }
 
@@ -233,30 +278,37 @@ impl Server {
     }
 
     fn models_json(&self) -> serde_json::Value {
-        let models = self.models.iter().map(|model| {
-            let mut json = model.spec().to_json();
-            json["default"] = (*model.spec().name == *self.config.model_default).into();
-            json
-        });
+        let models = self.catalog.iter().map(|(_, entry)| self.entry_json(entry));
         json!({ "models": models.collect::<Vec<_>>() })
     }
 
+    fn model_json(&self, head: &RequestHead) -> Result<serde_json::Value, Fault> {
+        let (_, captures) = Route::of_with_captures(&head.path);
+        let id = self.catalog.find(captures.model.unwrap_or_default())?;
+        Ok(self.entry_json(self.catalog.get(id)))
+    }
+
+    fn entry_json(&self, entry: &Entry) -> serde_json::Value {
+        let mut json = entry.served.to_json();
+        json["default"] = (**entry.served.name() == *self.config.model_default).into();
+        json["ready"] = self.is_model_ready(entry).into();
+        json
+    }
+
     /// Answers with the fault. After a fault of framing, or when a body is still on its way, the connection ends.
-    pub(super) fn refuse(
-        &mut self,
-        conn: ConnId,
-        fault: &Fault,
-        request_id: &str,
-        head: Option<&RequestHead>,
-    ) {
+    pub(super) fn refuse(&mut self, conn: ConnId, fault: &Fault, request_id: &str, manners: Option<Manners>) {
         self.metrics.counters.refusals[fault.reason as usize] += 1;
         log::debug!("request {request_id} refused: {fault}");
+        let request = self.connections.get(conn).and_then(|connection| connection.request.as_ref());
+        let route = request.map_or(Route::Unknown, |request| request.route);
         let mut body = Vec::new();
-        encode_http_error(fault, request_id, &mut body);
+        match route.is_v2() {
+            true => body = oip::encode_error(fault),
+            false => encode_http_error(fault, request_id, &mut body),
+        }
         let mut answer = Response::new(fault.reason.status()).with_body("application/json", body);
         match fault.reason {
             Reason::MethodNotAllowed => {
-                let route = head.map_or(Route::Unknown, |head| Route::of(&head.path));
                 answer = answer.with_header("Allow", route.allow_header());
             }
             reason if reason.retryable() && reason.status() == 503 => {
@@ -264,27 +316,31 @@ impl Server {
             }
             _ => {}
         }
-        let clean = head.filter(|head| matches!(head.body, BodyFraming::None));
-        self.respond(conn, clean, request_id, answer);
+        self.respond(conn, manners, request_id, answer);
     }
 
     fn retry_after(&self) -> String {
         self.config.retry_after.as_secs().max(1).to_string()
     }
 
-    /// Writes the answer. Without a head the connection ends with it.
-    fn respond(
+    /// Writes the answer. Without manners the connection ends with it.
+    pub(super) fn respond(
         &mut self,
         conn: ConnId,
-        head: Option<&RequestHead>,
+        manners: Option<Manners>,
         request_id: &str,
         response: Response<'_>,
     ) {
         let surplus = self.connections.get(conn).is_some_and(|connection| connection.surplus);
-        let keep_alive = head.is_some_and(|head| head.keep_alive) && !surplus && self.drain.is_none();
-        let head_only = head.is_some_and(|head| head.method == Method::Head);
+        let keep_alive =
+            manners.is_some_and(|manners| manners.keep_alive) && !surplus && self.drain.is_none();
+        let head_only = manners.is_some_and(|manners| manners.head_only);
         let response =
             response.with_header("X-Request-Id", request_id).with_header("Cache-Control", "no-store");
+        let response = match manners {
+            Some(manners) if manners.accept != Coding::Identity => pack(response, manners.accept),
+            _ => response,
+        };
         let unix_ms = self.now.unix_ms;
         self.write(conn, |out| response.encode(out, head_only, keep_alive, unix_ms));
         self.set_status(conn, response.status);
@@ -295,7 +351,7 @@ impl Server {
             _ => 1,
         };
         connection.phase = if keep_alive {
-            Phase::Http(Http { since, body: None, served })
+            Phase::Http(Http { since, body: None, waiting: None, served })
         } else {
             Phase::Closing(Closing { since, decoder: None })
         };
@@ -347,6 +403,32 @@ impl Server {
     }
 }
 
+/// Packs the JSON that the loop itself made, if that is worth it: tens of kilobytes at most. What workers made comes
+/// packed.
+fn pack(mut response: Response<'_>, coding: Coding) -> Response<'_> {
+    let named = |name: &str| response.headers.iter().find(|(header, _)| header.eq_ignore_ascii_case(name));
+    let json = named("content-type").is_some_and(|(_, value)| value == "application/json");
+    if !json || named("content-encoding").is_some() || !PACKED_BYTES.contains(&response.body.len()) {
+        return response;
+    }
+    response.body = compress::compress(coding, &response.body, 1).into();
+    response.with_header("Content-Encoding", coding.name())
+}
+
+/// How the answer to a request is written.
+fn manners(head: &RequestHead) -> Manners {
+    Manners {
+        keep_alive: head.keep_alive,
+        head_only: head.method == Method::Head,
+        accept: Coding::negotiate(head.header("accept-encoding").unwrap_or_default()),
+    }
+}
+
+/// The same before its body is here: with a body on its way the connection ends, for nobody will read that.
+fn manners_before_body(head: &RequestHead) -> Option<Manners> {
+    matches!(head.body, BodyFraming::None).then(|| manners(head))
+}
+
 /// The client's own name for the request, if it is short and harmless.
 fn request_id(head: &RequestHead) -> Option<String> {
     let id = head.header("x-request-id")?;
@@ -366,6 +448,7 @@ fn index_text() -> String {
         ("/audio", "WebSocket: the same, in batches of chunks"),
         ("/v1/echo", "WebSocket or POST: sends back what came"),
         ("/v1/models", "the models"),
+        ("/v2", "Open Inference Protocol: models, infer, repository"),
         ("/v1/status", "places taken and free"),
         ("/health/live, /health/ready, /api/health", "health"),
         ("/metrics, /api/metrics", "figures for Prometheus, and as JSON"),

@@ -3,10 +3,12 @@
 //! Here a chunk becomes samples in the stream's buffer, and here a stream ends. Inference is `on_batch.rs`.
 
 use crate::id::{ConnId, SessionId};
-use crate::model::{StreamState, unit};
+use crate::model::{Model, StreamState, unit};
 use crate::reason::{Fault, Reason};
 use crate::server::Server;
+use crate::server::batcher::{Member, Queue};
 use crate::server::buffer::{Ledger, StreamBuffer, Stretch, stale_before};
+use crate::server::catalog::Entry;
 use crate::server::connection::{Endpoint, Phase};
 use crate::server::limits::samples_in;
 use crate::server::routes::Route;
@@ -17,13 +19,15 @@ use crate::wire::message::{
 };
 use crate::wire::{message, pcm};
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 impl Server {
     /// Whether a stream with these parameters could begin now.
     pub(super) fn check_stream(&self, params: &StreamParams) -> Result<(), Fault> {
-        let model = self.find_model(&params.model)?;
-        unit(self.models[model].spec(), params.sample_rate_hz)?;
+        let id = self.catalog.find_audio(&params.model)?;
+        let entry = self.catalog.get(id);
+        unit(audio_model(entry).spec(), params.sample_rate_hz)?;
         if self.sessions.len() >= self.config.sessions_max {
             let message = format!("all {} streams are taken; try again later", self.config.sessions_max);
             return Err(Fault::new(Reason::TooManySessions, message));
@@ -32,15 +36,6 @@ impl Server {
             return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
         }
         Ok(())
-    }
-
-    fn find_model(&self, name: &str) -> Result<usize, Fault> {
-        let found = self.models.iter().position(|model| *model.spec().name == *name);
-        found.ok_or_else(|| {
-            let names: Vec<_> = self.models.iter().map(|model| &*model.spec().name).collect();
-            let message = format!("there is no model {name:?}; there are {}", names.join(", "));
-            Fault::new(Reason::ModelNotFound, message).at("model")
-        })
     }
 
     /// The largest message that a stream may send: as much audio as the server holds, within `message_bytes_max`.
@@ -60,11 +55,14 @@ impl Server {
         request_id: String,
     ) {
         let now = self.now.instant;
-        let made = self.find_model(&params.model).and_then(|model| {
-            let unit = unit(self.models[model].spec(), params.sample_rate_hz)?;
-            Ok((model, unit, StreamState::new(self.models[model].as_ref(), params.sample_rate_hz)?))
+        let made = self.catalog.find_audio(&params.model).and_then(|id| {
+            self.admit_to(id)?;
+            let model = Arc::clone(audio_model(self.catalog.get(id)));
+            let unit = unit(model.spec(), params.sample_rate_hz)?;
+            let state = StreamState::new(&*model, params.sample_rate_hz)?;
+            Ok((id, model, unit, state))
         });
-        let (model, unit, state) = match made {
+        let (model_id, model, unit, state) = match made {
             Ok(made) => made,
             Err(fault) => return self.fail_websocket(conn, &fault, &request_id),
         };
@@ -76,6 +74,7 @@ impl Server {
             name: self.random.uuid(self.now.unix_ms),
             request_id,
             conn: Some(conn),
+            model_id,
             model,
             chunks_per_run,
             flush_timeout,
@@ -111,6 +110,7 @@ impl Server {
         let (name, model) = (session.name.clone(), session.params.model.clone());
         log::info!(session = name.as_str(), request = session.request_id.as_str(), model = model.as_str(); "stream begins");
         let wants_resume = session.params.resume.is_some();
+        self.catalog.acquire(session.model_id);
         let id = self.sessions.insert(session);
         self.metrics.counters.sessions_began += 1;
         if let Some(connection) = self.connections.get_mut(conn)
@@ -350,8 +350,8 @@ impl Server {
         if session.queued || !session.wants_run() || !room {
             return;
         }
-        let model = session.model;
-        self.batcher.admit(model, id, now);
+        let queue = Queue::Streams(session.model_id);
+        self.batcher.admit(queue, Member::Session(id), now);
         if let Some(session) = self.sessions.get_mut(id) {
             session.queued = true;
         }
@@ -474,8 +474,9 @@ impl Server {
         let session = self.sessions.remove(id)?;
         self.charge_budget(session.charged, 0);
         if session.queued {
-            self.batcher.forget(session.model, id);
+            self.batcher.forget(Queue::Streams(session.model_id), Member::Session(id));
         }
+        self.leave_model(session.model_id);
         if let Some(due) = session.timer {
             self.timers.remove(&(due, id));
         }
@@ -567,6 +568,11 @@ impl Server {
         session.acked = ledger;
         session.ack_due = now + Duration::from_millis(session.params.ack_interval_ms);
     }
+}
+
+/// The model of an entry that was found among those that hear streams.
+fn audio_model(entry: &Entry) -> &Arc<dyn Model> {
+    entry.served.audio().expect("it was looked for among those that hear streams")
 }
 
 /// The audio in a binary message; None if it has been received before.

@@ -39,6 +39,7 @@ impl Server {
         for session in self.sessions.keys() {
             self.check_session(session);
         }
+        self.sweep_sequences();
     }
 
     fn check_connection(&mut self, conn: ConnId) {
@@ -121,7 +122,9 @@ impl Server {
         let Some(connection) = self.connections.get(conn) else { return };
         let idle = connection.parked.is_empty() && connection.outgoing().is_empty();
         match &connection.phase {
-            Phase::Http(http) if http.body.is_none() && idle => self.close(conn, Reason::Draining),
+            Phase::Http(http) if http.body.is_none() && http.waiting.is_none() && idle => {
+                self.close(conn, Reason::Draining)
+            }
             Phase::WebSocket(ws) if ws.endpoint == Endpoint::Echo => {
                 self.begin_closing(conn, Some(&draining()))
             }
@@ -142,11 +145,8 @@ impl Server {
             }
             return;
         }
-        for overdue in self.batcher.pop_all() {
-            self.outputs.push_back(Output::Abandon(overdue.id));
-            for session in overdue.sessions {
-                self.on_run_lost(session, Reason::Draining);
-            }
+        while let Some(overdue) = self.batcher.pop_any() {
+            self.give_up_batch(overdue, Reason::Draining);
         }
         for session in self.sessions.keys() {
             self.end(session, draining());

@@ -56,6 +56,7 @@ impl Server {
     fn on_all_received(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         match &connection.phase {
+            Phase::Http(http) if http.waiting.is_some() => {}
             Phase::Http(_) if connection.outgoing().is_empty() => self.close(conn, Reason::HungUp),
             Phase::Http(_) => {
                 let since = self.now.instant;
@@ -159,6 +160,9 @@ impl Server {
     pub(super) fn is_blocked(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn) else { return false };
         if connection.outgoing().len() >= self.config.outgoing_bytes_max {
+            return true;
+        }
+        if matches!(&connection.phase, Phase::Http(http) if http.waiting.is_some()) {
             return true;
         }
         connection.session().is_some_and(|session| self.is_full(session))

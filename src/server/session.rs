@@ -5,14 +5,15 @@
 //!
 //! Invariants: at most one run is in flight (then `state` is out with it); `message_seq` has no holes.
 
-use crate::id::ConnId;
-use crate::model::StreamState;
+use crate::id::{ConnId, ModelId};
+use crate::model::{Model, StreamState};
 use crate::reason::{Fault, Reason};
 use crate::server::buffer::{Ledger, StreamBuffer};
 use crate::time::Instant;
 use crate::wire::message::StreamParams;
 use crate::wire::pcm;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How far the conversation has come.
@@ -59,8 +60,10 @@ pub struct Session {
     pub request_id: String,
     /// Its connection; None once that is gone.
     pub conn: Option<ConnId>,
-    /// The model's place in the registry.
-    pub model: usize,
+    /// Which version of the model it began with, and so ends with.
+    pub model_id: ModelId,
+    /// That model.
+    pub model: Arc<dyn Model>,
     /// What the client asked for.
     pub params: StreamParams,
     /// Chunks that make a run due.

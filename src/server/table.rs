@@ -2,7 +2,7 @@
 //!
 //! Owns the places of connections and sessions. Iterates in the order of slots, which is the same in every run.
 
-use crate::id::{ConnId, SessionId};
+use crate::id::{CallId, ConnId, ModelId, SessionId};
 use slab::Slab;
 use std::marker::PhantomData;
 
@@ -33,6 +33,8 @@ macro_rules! key {
 }
 key!(ConnId);
 key!(SessionId);
+key!(CallId);
+key!(ModelId);
 
 /// Values by generational id.
 pub struct Table<K, V> {

@@ -1,7 +1,10 @@
-//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM, WAV.
+//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM, WAV, the Open Inference
+//! Protocol, compressed bodies.
 
+pub mod compress;
 pub mod http;
 pub mod message;
+pub mod oip;
 pub mod pcm;
 pub mod wav;
 pub mod websocket;

@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Duration;
 use suzu::config::Config;
-use suzu::id::{BatchId, SessionId};
-use suzu::model::{Batch, EventKind, Outcome, Registry, Run, StreamState, TensorData};
+use suzu::model::{EventKind, Outcome, Registry, Run, StreamState, TensorData, execute};
 use suzu::wire::message::Encoding;
 use suzu::wire::pcm;
 
@@ -26,10 +25,10 @@ fn alone(model: &str, bytes: &[u8]) -> Outcome {
     let state = Box::new(StreamState::new(&*model, 16_000).expect("a rate that is served"));
     let mut samples = Vec::new();
     pcm::Decoder::new(Encoding::Linear16, 1).decode(bytes, &mut samples);
-    let run = Run::new(SessionId { slot: 0, generation: 0 }, state, samples, true);
-    let mut batch = Batch::new(BatchId(0), model, vec![run]);
-    batch.execute();
-    batch.runs.pop().expect("the run").outcome
+    let mut runs = [Run::new(state, samples, true)];
+    execute(&*model, &mut runs);
+    let [run] = runs;
+    run.outcome
 }
 
 /// Sends all of it in chunks, then asks for the end.

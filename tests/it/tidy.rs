@@ -16,10 +16,11 @@ const LAYERS: &[(&str, u32)] = &[
     ("config", 0),
     ("wire", 1),
     ("model", 1),
-    ("server", 2),
-    ("driver", 3),
-    ("client", 3),
-    ("cli", 4),
+    ("batch", 2),
+    ("server", 3),
+    ("driver", 4),
+    ("client", 4),
+    ("cli", 5),
 ];
 
 /// Uses within a layer that are meant: messages carry tensors as the models make them.

@@ -27,6 +27,7 @@ impl Chain {
             outputs: vec![OutputSpec::scalar("chain", Datatype::Uint32)],
             state_bytes: 64,
             batched,
+            weights_bytes: 0,
             limits: ModelLimits::default(),
         };
         Self { spec, fragile }

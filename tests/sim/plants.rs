@@ -1,7 +1,7 @@
 //! Bugs planted between the server and its world. The sweep must find each of them.
 
 use suzu::id::ConnId;
-use suzu::model::Batch;
+use suzu::batch::Batch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -58,19 +58,20 @@ impl Plant {
     }
 
     pub fn on_home(&mut self, batch: &mut Batch) {
-        if batch.runs.len() > 1 && self.strikes(Kind::SwappedOutcomes) {
-            let (first, second) = batch.runs.split_at_mut(1);
+        let runs = batch.runs_mut();
+        if runs.len() > 1 && self.strikes(Kind::SwappedOutcomes) {
+            let (first, second) = runs.split_at_mut(1);
             std::mem::swap(&mut first[0].outcome, &mut second[0].outcome);
         }
-        if batch.runs.len() > 1 && self.strikes(Kind::SwappedStates) {
-            let (first, second) = batch.runs.split_at_mut(1);
+        if runs.len() > 1 && self.strikes(Kind::SwappedStates) {
+            let (first, second) = runs.split_at_mut(1);
             std::mem::swap(&mut first[0].state, &mut second[0].state);
         }
     }
 
     /// Changes a batch on its way to the workers; true if it is to vanish.
     pub fn swallows(&mut self, batch: &mut Batch) -> bool {
-        for run in &mut batch.runs {
+        for run in batch.runs_mut() {
             if run.last && !run.samples.is_empty() && self.strikes(Kind::LostTail) {
                 run.samples.pop();
             }

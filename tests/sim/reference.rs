@@ -2,8 +2,7 @@
 
 use crate::hearing::{Hearing, samples};
 use crate::models;
-use suzu::id::{BatchId, SessionId};
-use suzu::model::{Batch, EventKind, Outcome, Run, StreamState, TensorData, unit};
+use suzu::model::{EventKind, Outcome, Run, StreamState, TensorData, execute, unit};
 use suzu::wire::message::{DiscardReason, StreamParams};
 use suzu::wire::pcm;
 
@@ -97,10 +96,10 @@ fn infer(params: &StreamParams, mut remaining: Vec<f32>, whole: bool) -> Result<
         remaining.truncate(remaining.len() / unit * unit);
     }
     let state = StreamState::new(&*model, params.sample_rate_hz).map_err(|fault| fault.to_string())?;
-    let run = Run::new(SessionId { slot: 0, generation: 0 }, Box::new(state), remaining, whole);
-    let mut batch = Batch::new(BatchId(0), model, vec![run]);
-    batch.execute();
-    Ok(batch.runs.pop().map(|run| run.outcome).unwrap_or_default())
+    let mut runs = [Run::new(Box::new(state), remaining, whole)];
+    execute(&*model, &mut runs);
+    let [run] = runs;
+    Ok(run.outcome)
 }
 
 fn compare_outputs(hearing: &Hearing, outcome: &Outcome, model: &str) -> Result<usize, String> {

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use suzu::id::ConnId;
-use suzu::model::{Batch, Registry};
+use suzu::batch::Batch;
+use suzu::model::Registry;
 use suzu::server::{Input, Output, Server};
 use suzu::time::Instant;
 
@@ -58,7 +59,7 @@ impl Loopback {
                     }
                 }
                 Output::Infer(batch) => self.batches.push_back((self.now + INFERENCE, batch)),
-                Output::SetReadable { .. } | Output::Abandon(_) | Output::Drained => {}
+                Output::SetReadable { .. } | Output::Abandon(_) | Output::Repository { .. } | Output::Drained => {}
             }
         }
     }
@@ -79,7 +80,7 @@ impl Loopback {
         };
         self.now = self.now.max(next);
         if let Some((_, mut batch)) = self.pop_due() {
-            batch.execute();
+            batch.execute(&Default::default);
             batch.infer_time = duration(INFERENCE);
             self.input(Input::Inferred(batch));
         }

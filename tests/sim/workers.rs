@@ -6,7 +6,7 @@ use crate::rng::Rng;
 use std::collections::VecDeque;
 use std::time::Duration;
 use suzu::id::BatchId;
-use suzu::model::Batch;
+use suzu::batch::Batch;
 
 #[derive(Clone, Copy, Default)]
 pub struct Troubles {
@@ -66,13 +66,13 @@ impl Workers {
         if self.in_flight() >= self.capacity {
             return Err(format!("batch {:?} is one more than the {} allowed", batch.id, self.capacity));
         }
-        let mut sessions: Vec<_> = batch.runs.iter().map(|run| run.session).collect();
+        let mut sessions = batch.sessions().to_vec();
         sessions.sort_unstable();
         sessions.dedup();
-        if sessions.len() != batch.runs.len() || batch.runs.is_empty() {
+        if sessions.len() != batch.runs().len() || batch.is_empty() {
             return Err("a batch has no run, or two of one session".into());
         }
-        if batch.runs.len() > 1 {
+        if batch.len() > 1 {
             tally.fire("batch of several");
         }
         self.waiting.push_back(batch);
@@ -137,14 +137,14 @@ impl Workers {
         if let Some(busy) = self.busy.iter().position(ready).and_then(|place| self.busy[place].take()) {
             self.start(now, tally);
             let mut batch = busy.batch;
-            batch.execute();
+            batch.execute(&Default::default);
             batch.infer_time = Duration::from_micros(now - busy.began);
             return Some(News::Home(batch));
         }
         let index = self.stray.iter().position(|(at, _)| *at <= now)?;
         tally.fire("batch came home late");
         let (_, mut batch) = self.stray.remove(index);
-        batch.execute();
+        batch.execute(&Default::default);
         Some(News::Home(batch))
     }
 

@@ -362,7 +362,8 @@ impl World {
             Output::Flush(conn) => format!("flush {conn}"),
             Output::SetReadable { conn, readable } => format!("readable {conn} {readable}"),
             Output::Close(conn) => format!("close {conn}"),
-            Output::Infer(batch) => format!("infer {:?}, {} runs", batch.id, batch.runs.len()),
+            Output::Repository { id, ask } => format!("{id:?}: {ask:?}"),
+            Output::Infer(batch) => format!("infer {:?}, {} runs", batch.id, batch.len()),
             Output::Abandon(id) => format!("abandon {id:?}"),
             Output::Drained => "drained".to_owned(),
         });
@@ -397,6 +398,7 @@ impl World {
                 }
                 self.workers.push(batch, self.now, &mut self.tally)?;
             }
+            Output::Repository { id, ask } => return Err(format!("{id:?} asks for {ask:?} without a folder")),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
             Output::Drained => {
                 if self.drained || self.drain_began.is_none() {

@@ -12,7 +12,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use suzu::config::Config;
 use suzu::id::{BatchId, ConnId, SessionId};
-use suzu::model::{Batch, Failure, Registry};
+use suzu::batch::Batch;
+use suzu::model::{Failure, Registry};
 use suzu::server::{self, Output, ProcessFigures, Server};
 use suzu::time::{Instant, Now};
 
@@ -267,8 +268,8 @@ impl World {
 
     fn come_home(&mut self, at: usize, failure: Option<Failure>) {
         let mut batch = self.flights.remove(at);
-        batch.execute();
-        if let (Some(run), Some(_)) = (batch.runs.first_mut(), &failure) {
+        batch.execute(&|| self.now.instant);
+        if let (Some(run), Some(_)) = (batch.runs_mut().first_mut(), &failure) {
             run.outcome.failure = failure;
         }
         assert!(self.out.remove(&batch.id) || self.abandoned.contains(&batch.id));
@@ -350,6 +351,8 @@ impl World {
             Output::Abandon(id) => {
                 assert!(self.out.contains(&id) && self.abandoned.insert(id));
             }
+            // There is no folder of models, so nothing is asked of it.
+            Output::Repository { ask, .. } => panic!("{ask:?}"),
             Output::Drained => {
                 assert!(self.is_draining && !std::mem::replace(&mut self.is_drained, true));
             }
@@ -365,16 +368,15 @@ impl World {
     fn depart(&mut self, batch: Batch) {
         assert!(self.out.insert(batch.id), "an id is used once");
         assert!(self.out.len() <= self.server.batches_in_flight_max());
-        assert!((1..=self.server.config().batch_max).contains(&batch.runs.len()));
+        assert!((1..=self.server.config().batch_max).contains(&batch.len()));
         let live = self.flights.iter().filter(|flight| !self.abandoned.contains(&flight.id));
         let flying: BTreeSet<SessionId> =
-            live.flat_map(|flight| flight.runs.iter().map(|run| run.session)).collect();
+            live.flat_map(|flight| flight.sessions().iter().copied()).collect();
         let mut own = BTreeSet::new();
-        for run in &batch.runs {
-            assert!(
-                own.insert(run.session) && !flying.contains(&run.session),
-                "one run of a stream at a time"
-            );
+        for session in batch.sessions() {
+            assert!(own.insert(*session) && !flying.contains(session), "one run of a stream at a time");
+        }
+        for run in batch.runs() {
             assert!(run.samples.iter().all(|sample| (-1.0..=1.0).contains(sample)));
         }
         self.flights.push(batch);

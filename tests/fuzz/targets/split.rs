@@ -84,9 +84,10 @@ fn observe(server: &mut Server, conn: ConnId, deeds: &mut Deeds) -> bool {
             Output::Close(_) => deeds.is_closed = true,
             Output::SetReadable { readable, .. } => deeds.is_readable = readable,
             Output::Infer(batch) => {
-                deeds.runs.extend(batch.runs.iter().map(|run| (run.session, run.samples.len(), run.last)));
+                let runs = batch.sessions().iter().zip(batch.runs());
+                deeds.runs.extend(runs.map(|(session, run)| (*session, run.samples.len(), run.last)));
             }
-            Output::Flush(_) | Output::Abandon(_) | Output::Drained => {}
+            Output::Flush(_) | Output::Abandon(_) | Output::Repository { .. } | Output::Drained => {}
         }
     }
     // What was written is gone with a connection that closed: that it closed is then all that can be compared.

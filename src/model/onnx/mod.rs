@@ -1,0 +1,39 @@
+//! Models in ONNX files: engines that run them, and what a server needs around an engine.
+//!
+//! An [`Engine`] is one loaded file, shared by all workers; there are two, [`EngineKind`]. A [`Graph`] is an engine whose
+//! states and constants are hidden: it gathers the states and inputs of many lanes into one call and scatters the
+//! results back. [`OnnxTensors`] serves a graph as a model of tensors. Models that hear streams are built on [`Graph`]
+//! elsewhere.
+//!
+//! Nothing here reads configuration, waits, or looks at a clock of its own. Files are read by [`open`] alone.
+//!
+//! Invariants: what a lane gets does not depend on who shares its call, up to the rounding of the engine's kernels; a
+//! lane that fails leaves its state as it was, and no other lane fails with it.
+
+mod engine;
+mod features;
+mod file;
+mod graph;
+mod layout;
+pub mod manifest;
+#[cfg(feature = "onnxruntime")]
+mod ort_engine;
+mod plan;
+mod rten_engine;
+mod served;
+mod tensors;
+#[cfg(test)]
+mod test_models;
+mod trial;
+mod view;
+
+pub use engine::{Engine, EngineKind, Port, PortDim, open};
+pub use features::{FeatureBench, FilterBank};
+pub use graph::{Graph, GraphLane, GraphState};
+pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
+pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
+pub use rten_engine::on_worker_thread;
+pub use served::{ModelOptions, open_model};
+pub use tensors::{OnnxTensors, TensorsPlan};
+pub use trial::{Batching, Calibration, Timed};
+pub use view::{Elements, View};
