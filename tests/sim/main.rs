@@ -20,6 +20,7 @@ mod stream;
 #[path = "../talk/mod.rs"]
 mod talk;
 mod talks;
+mod upload;
 mod workers;
 mod world;
 
