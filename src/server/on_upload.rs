@@ -261,7 +261,7 @@ impl Server {
     /// Processed audio goes into an answer that is audio.
     pub(super) fn tell_upload_audio(&mut self, conn: ConnId, id: SessionId, audio: &[f32]) {
         let Some(answer) = self.upload_answer(conn) else { return };
-        if answer.is_audio() && !(answer.told && !answer.has_begun()) {
+        if answer.is_audio() && (answer.has_begun() || !answer.told) {
             answer.push_audio(audio);
             self.write_answer(conn, id, true);
         }
