@@ -322,10 +322,9 @@ struct Begun {
 impl Answer {
     /// An answer of what the model finds.
     pub fn json(model: &str, version: u32, request_id: &str) -> Self {
-        let said = json!({ "model": model, "version": version, "request_id": request_id });
-        let mut pending = said.to_string().into_bytes();
-        pending.pop();
-        pending.extend_from_slice(b",\"results\":[");
+        let (model, request_id) = (json!(model), json!(request_id));
+        let said = format!(r#"{{"model":{model},"version":{version},"request_id":{request_id},"results":["#);
+        let pending = said.into_bytes();
         Self { kind: Kind::Json { items: 0 }, pending, begun: None, told: false }
     }
 

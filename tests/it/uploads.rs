@@ -464,6 +464,24 @@ fn who_leaves_in_the_middle_leaves_nothing_behind() {
 }
 
 #[test]
+fn who_sends_for_ever_and_never_reads_is_given_up() {
+    let write_timeout = Duration::from_millis(200);
+    let config = Config { write_timeout, ..config() };
+    let server = TestServer::start_with(config, models_with(Parrot::new()));
+    let mut client = Client::connect(server.addr);
+    client.send(request("POST", "/v1/models/parrot?output=audio", "Content-Length: 1000000000000\r\n"));
+    let piece = vec![0; 64_000];
+    // The sockets between the two hold some megabytes.
+    let refused = (0..10_000).any(|_| client.stream.write_all(&piece).is_err());
+    assert!(refused, "the server took it all");
+    crate::support::await_that("its stream is gone, and the reason counted", || {
+        let figures = get(server.addr, "/api/metrics").json();
+        let running = &get(server.addr, "/v1/status").json()["streams"]["running"];
+        *running == 0 && figures["connections"]["closed"]["slow_consumer"] == 1
+    });
+}
+
+#[test]
 fn a_drain_finishes_what_is_there() {
     let (server, gate) = start_gated(config());
     let mut client = Client::connect(server.addr);

@@ -304,9 +304,7 @@ impl Actor for Uploader {
     fn act(&mut self, io: &mut Io<'_>) -> Result<(), String> {
         self.held.extend_from_slice(io.input);
         self.take()?;
-        if io.ended {
-            self.over = true;
-        } else if self.whole && (!self.goes_on() || self.followed) {
+        if io.ended || self.whole && (!self.goes_on() || self.followed) {
             self.over = true;
         } else if self.due.is_some_and(|due| due <= io.now) {
             self.send(io);
