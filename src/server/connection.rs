@@ -8,6 +8,7 @@ use crate::id::{CallId, SessionId};
 use crate::reason::Reason;
 use crate::server::contract::AskId;
 use crate::server::routes::Route;
+use crate::server::upload::{Source, Upload};
 use crate::time::Instant;
 use crate::wire::compress::Coding;
 use crate::wire::http::{BodyDecoder, RequestHead};
@@ -25,6 +26,8 @@ pub enum Phase {
     Http(Http),
     /// Messages.
     WebSocket(WebSocket),
+    /// A recording comes as a request's body, and its answer goes out.
+    Upload(Box<Upload>),
     /// Nothing more is served: what is outgoing goes out, then the socket closes.
     Closing(Closing),
 }
@@ -112,6 +115,8 @@ pub struct Closing {
     pub since: Instant,
     /// Looks for the peer's Close frame; None if none is expected any more.
     pub decoder: Option<Decoder>,
+    /// What still comes is read until the peer has had time to read the answer.
+    pub lingers: bool,
 }
 
 /// What a connection's clock says must happen.
@@ -220,19 +225,24 @@ impl Connection {
 
     /// Heap bytes held for what came in and for what goes out.
     pub fn held_bytes(&self) -> (usize, usize) {
-        let phase = match &self.phase {
-            Phase::Http(http) => http.body.as_ref().map_or(0, |pending| pending.body.capacity()),
-            Phase::WebSocket(ws) => ws.decoder.held_bytes(),
-            Phase::Closing(closing) => closing.decoder.as_ref().map_or(0, Decoder::held_bytes),
+        let (phase, answer) = match &self.phase {
+            Phase::Http(http) => (http.body.as_ref().map_or(0, |pending| pending.body.capacity()), 0),
+            Phase::WebSocket(ws) => (ws.decoder.held_bytes(), 0),
+            Phase::Upload(upload) => match &upload.source {
+                Source::Opening(opening) => (opening.held_bytes(), 0),
+                Source::Stream(_, answer) => (0, answer.held_bytes()),
+            },
+            Phase::Closing(closing) => (closing.decoder.as_ref().map_or(0, Decoder::held_bytes), 0),
         };
-        (phase + self.parked.capacity(), self.outgoing.capacity())
+        (phase + self.parked.capacity(), self.outgoing.capacity() + answer)
     }
 
     /// Whether the conversation is over and all has been said.
     pub fn is_done(&self) -> bool {
         match &self.phase {
             Phase::Closing(closing) => {
-                self.outgoing().is_empty() && (closing.decoder.is_none() || self.half_closed)
+                let heard = closing.decoder.is_none() && !closing.lingers;
+                self.outgoing().is_empty() && (heard || self.half_closed)
             }
             _ => false,
         }
@@ -242,6 +252,38 @@ impl Connection {
     pub fn session(&self) -> Option<SessionId> {
         match &self.phase {
             Phase::WebSocket(WebSocket { endpoint: Endpoint::Stream(session), .. }) => Some(*session),
+            Phase::Upload(upload) => match &upload.source {
+                Source::Stream(session, _) => Some(*session),
+                Source::Opening(_) => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// Whether a recording comes and its answer goes out.
+    pub fn is_upload(&self) -> bool {
+        matches!(self.phase, Phase::Upload(_))
+    }
+
+    /// Whether it keeps the memory of a packer.
+    pub fn packs(&self) -> bool {
+        match &self.phase {
+            Phase::Upload(upload) => match &upload.source {
+                Source::Stream(_, answer) => answer.packs(),
+                Source::Opening(_) => false,
+            },
+            _ => false,
+        }
+    }
+
+    /// Takes the upload out: it is over, and nothing more is served unless another phase begins.
+    pub fn take_upload(&mut self, now: Instant) -> Option<Box<Upload>> {
+        if !self.is_upload() {
+            return None;
+        }
+        let closing = Phase::Closing(Closing { since: now, decoder: None, lingers: false });
+        match std::mem::replace(&mut self.phase, closing) {
+            Phase::Upload(upload) => Some(upload),
             _ => None,
         }
     }
@@ -252,7 +294,7 @@ impl Connection {
         match &mut self.phase {
             Phase::WebSocket(ws) => Some(std::mem::replace(&mut ws.decoder, placeholder)),
             Phase::Closing(closing) => closing.decoder.take(),
-            Phase::Http(_) => None,
+            Phase::Http(_) | Phase::Upload(_) => None,
         }
     }
 
@@ -261,7 +303,7 @@ impl Connection {
         match &mut self.phase {
             Phase::WebSocket(ws) => ws.decoder = decoder,
             Phase::Closing(closing) if closing.decoder.is_some() => closing.decoder = Some(decoder),
-            Phase::Closing(_) | Phase::Http(_) => {}
+            Phase::Closing(_) | Phase::Http(_) | Phase::Upload(_) => {}
         }
     }
 
@@ -273,6 +315,13 @@ impl Connection {
         match &self.phase {
             Phase::Http(http) => self.check_http(http, now, config),
             Phase::WebSocket(ws) => self.check_websocket(ws, now, config, stagger),
+            Phase::Upload(upload) => match upload.source {
+                Source::Opening(_) if now >= upload.since + config.body_timeout => {
+                    Due::GiveUp(Reason::RequestTimeout)
+                }
+                // From the first sample on the stream's own clocks hold.
+                _ => Due::Nothing,
+            },
             Phase::Closing(closing) if now >= closing.since + config.close_timeout => {
                 if self.outgoing().is_empty() { Due::Drop(Reason::Finished) } else { Due::Nothing }
             }

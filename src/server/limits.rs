@@ -58,6 +58,10 @@ const OUTCOME_FACTOR: usize = 3;
 /// A request for inference with its tensors and its answer is at most this many times its body. JSON of small numbers
 /// takes more room as tensors; answers larger than the question are what `elements_max` of a model bounds.
 const CALL_FACTOR: usize = 3;
+/// Answers that may be compressed piece by piece at a time; beyond that they go out as they are.
+pub const PACKERS_MAX: usize = 32;
+/// What deflate remembers while it compresses: 320 KiB measured at its lowest level, with a margin.
+const PACKER_BYTES: usize = 384 << 10;
 /// Vec grows by doubling: what is held may be half empty.
 const GROWTH: usize = 2;
 
@@ -127,6 +131,7 @@ pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served
     line("sequences_max x model state", config.sequences_max * (size_of::<Sequence>() + 256 + state));
     // A request is held as it came, as tensors and as its answer, and an answer is not counted before it is written.
     line("calls_bytes_total_max", config.calls_bytes_total_max * CALL_FACTOR);
+    line("answers being compressed", PACKERS_MAX.min(config.sessions_max) * PACKER_BYTES);
     line("incoming_bytes_total_max", config.incoming_bytes_total_max);
     line("outgoing_bytes_total_max", config.outgoing_bytes_total_max);
     line("audio_bytes_total_max", config.audio_bytes_total_max);

@@ -36,6 +36,7 @@ mod on_http;
 mod on_models;
 mod on_stream;
 mod on_time;
+mod on_upload;
 mod on_v2;
 mod on_websocket;
 mod random;
@@ -43,6 +44,7 @@ mod routes;
 mod session;
 mod stats;
 mod table;
+mod upload;
 
 pub use contract::{AskId, Found, Input, Output, ProcessFigures, RepositoryAnswer, RepositoryAsk};
 pub use limits::{MemoryBound, memory_bound, worker_count};

@@ -132,7 +132,7 @@ impl Server {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.failures += 1;
         let model = session.model_id;
-        let fatal = session.failures >= self.config.infer_failures_max;
+        let fatal = session.whole_audio || session.failures >= self.config.infer_failures_max;
         let stretch = session.buffer.lose();
         log::warn!(session = session.name.as_str(), model = session.params.model.as_str(); "the model {failure}");
         let request_id = session.request_id.clone();
@@ -226,6 +226,9 @@ impl Server {
     fn tell_audio(&mut self, id: SessionId, message_seq: u64, audio: &[f32]) {
         let Some(session) = self.sessions.get(id) else { return };
         let (Some(conn), false) = (session.conn, audio.is_empty()) else { return };
+        if self.is_upload(conn) {
+            return self.tell_upload_audio(conn, id, audio);
+        }
         let (encoding, framing) = (session.params.encoding, session.params.framing);
         let header = pcm::AudioHeader {
             kind: pcm::AudioKind::Output,

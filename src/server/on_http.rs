@@ -75,6 +75,9 @@ impl Server {
         if route.is_websocket() && head.method == Method::Get {
             return self.on_upgrade(conn, route, &head, request_id);
         }
+        if route == Route::Model && head.method == Method::Post {
+            return self.on_upload_head(conn, &head, request_id);
+        }
         let body_bytes_max = match route {
             Route::V2Infer => self.config.infer_body_bytes_max,
             _ => self.config.body_bytes_max,
@@ -353,7 +356,7 @@ impl Server {
         connection.phase = if keep_alive {
             Phase::Http(Http { since, body: None, waiting: None, served })
         } else {
-            Phase::Closing(Closing { since, decoder: None })
+            Phase::Closing(Closing { since, decoder: None, lingers: false })
         };
         // A body that had begun to come is gone with the phase.
         self.charge(conn);
@@ -376,7 +379,7 @@ impl Server {
             Some(RequestClock { route, began, request_id: request_id.to_owned(), status: 0 });
     }
 
-    fn set_status(&mut self, conn: ConnId, status: u16) {
+    pub(super) fn set_status(&mut self, conn: ConnId, status: u16) {
         if let Some(clock) = self.connections.get_mut(conn).and_then(|connection| connection.request.as_mut())
         {
             clock.status = status;
@@ -416,7 +419,7 @@ fn pack(mut response: Response<'_>, coding: Coding) -> Response<'_> {
 }
 
 /// How the answer to a request is written.
-fn manners(head: &RequestHead) -> Manners {
+pub(super) fn manners(head: &RequestHead) -> Manners {
     Manners {
         keep_alive: head.keep_alive,
         head_only: head.method == Method::Head,
@@ -448,6 +451,7 @@ fn index_text() -> String {
         ("/audio", "WebSocket: the same, in batches of chunks"),
         ("/v1/echo", "WebSocket or POST: sends back what came"),
         ("/v1/models", "the models"),
+        ("/v1/models/{model}", "POST: a WAV or raw samples in, results or processed audio out"),
         ("/v2", "Open Inference Protocol: models, infer, repository"),
         ("/v1/status", "places taken and free"),
         ("/health/live, /health/ready, /api/health", "health"),

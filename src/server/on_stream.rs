@@ -9,7 +9,7 @@ use crate::server::Server;
 use crate::server::batcher::{Member, Queue};
 use crate::server::buffer::{Ledger, StreamBuffer, Stretch, stale_before};
 use crate::server::catalog::Entry;
-use crate::server::connection::{Endpoint, Phase};
+use crate::server::connection::{Connection, Endpoint, Phase};
 use crate::server::limits::samples_in;
 use crate::server::routes::Route;
 use crate::server::session::{FAULTS_MAX, FINALIZES_MAX, Finalize, Session, Stage, samples_to_ms};
@@ -17,6 +17,7 @@ use crate::wire::message::{
     AudioAdded, Begin, ClientMessage, Configuration, DiscardReason, Discarded, ErrorMessage, Framing,
     Keepalive, Limits, Overflow, Pong, ServerMessage, StreamParams, Termination, Warning,
 };
+use crate::wire::wav::{Decoder, Layout};
 use crate::wire::{message, pcm};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,23 +55,36 @@ impl Server {
         params: StreamParams,
         request_id: String,
     ) {
+        let decoder = Decoder::new(Layout::Native(params.encoding), params.channels, None);
+        match self.make_session(conn, route, params, decoder, request_id.clone()) {
+            Ok(session) => self.introduce(conn, session),
+            Err(fault) => self.fail_websocket(conn, &fault, &request_id),
+        }
+    }
+
+    /// A stream that has heard nothing. Places are not counted here.
+    ///
+    /// # Errors
+    /// The model has gone or keeps failing, or the rate is not served.
+    pub(super) fn make_session(
+        &mut self,
+        conn: ConnId,
+        route: Route,
+        params: StreamParams,
+        decoder: Decoder,
+        request_id: String,
+    ) -> Result<Session, Fault> {
         let now = self.now.instant;
-        let made = self.catalog.find_audio(&params.model).and_then(|id| {
-            self.admit_to(id)?;
-            let model = Arc::clone(audio_model(self.catalog.get(id)));
-            let unit = unit(model.spec(), params.sample_rate_hz)?;
-            let state = StreamState::new(&*model, params.sample_rate_hz)?;
-            Ok((id, model, unit, state))
-        });
-        let (model_id, model, unit, state) = match made {
-            Ok(made) => made,
-            Err(fault) => return self.fail_websocket(conn, &fault, &request_id),
-        };
+        let model_id = self.catalog.find_audio(&params.model)?;
+        self.admit_to(model_id)?;
+        let model = Arc::clone(audio_model(self.catalog.get(model_id)));
+        let unit = unit(model.spec(), params.sample_rate_hz)?;
+        let state = StreamState::new(&*model, params.sample_rate_hz)?;
         let (chunks_per_run, flush_timeout) = match route {
             Route::Audio => (self.config.batch_size, self.config.flush_timeout),
             _ => (self.config.stream_batch_size, self.config.stream_flush_timeout),
         };
-        let session = Session {
+        Ok(Session {
             name: self.random.uuid(self.now.unix_ms),
             request_id,
             conn: Some(conn),
@@ -80,7 +94,7 @@ impl Server {
             flush_timeout,
             stage: Stage::Open,
             buffer: StreamBuffer::new(unit, now),
-            decoder: pcm::Decoder::new(params.encoding, params.channels),
+            decoder,
             state: Some(Box::new(state)),
             run: None,
             queued: false,
@@ -100,19 +114,24 @@ impl Server {
             timer: None,
             charged: 0,
             warned_not_finite: false,
+            whole_audio: false,
             params,
-        };
-        self.introduce(conn, session);
+        })
+    }
+
+    /// The stream takes its place.
+    pub(super) fn enter(&mut self, session: Session) -> SessionId {
+        let (name, model) = (session.name.as_str(), session.params.model.as_str());
+        log::info!(session = name, request = session.request_id.as_str(), model = model; "stream begins");
+        self.catalog.acquire(session.model_id);
+        self.metrics.counters.sessions_began += 1;
+        self.sessions.insert(session)
     }
 
     fn introduce(&mut self, conn: ConnId, session: Session) {
         let begin = self.begin_message(&session);
-        let (name, model) = (session.name.clone(), session.params.model.clone());
-        log::info!(session = name.as_str(), request = session.request_id.as_str(), model = model.as_str(); "stream begins");
         let wants_resume = session.params.resume.is_some();
-        self.catalog.acquire(session.model_id);
-        let id = self.sessions.insert(session);
-        self.metrics.counters.sessions_began += 1;
+        let id = self.enter(session);
         if let Some(connection) = self.connections.get_mut(conn)
             && let Phase::WebSocket(ws) = &mut connection.phase
         {
@@ -453,8 +472,10 @@ impl Server {
             received = ledger.received, processed = ledger.processed, discarded = ledger.discarded;
             "stream ends"
         );
-        if let Some(conn) = session.conn {
-            self.begin_closing(conn, fault.as_ref());
+        let Some(conn) = session.conn else { return };
+        match self.is_upload(conn) {
+            true => self.finish_upload(conn, fault.as_ref()),
+            false => self.begin_closing(conn, fault.as_ref()),
         }
     }
 
@@ -485,9 +506,16 @@ impl Server {
 
     /// Sends a message to a stream's client, if it is still there.
     pub(super) fn tell(&mut self, id: SessionId, message: &ServerMessage) {
-        if let Some(conn) = self.sessions.get(id).and_then(|session| session.conn) {
-            self.send(conn, message);
+        let Some(conn) = self.sessions.get(id).and_then(|session| session.conn) else { return };
+        match self.is_upload(conn) {
+            true => self.tell_upload(conn, id, message),
+            false => self.send(conn, message),
         }
+    }
+
+    /// Whether a connection's stream is a request's body, and its results the answer.
+    pub(super) fn is_upload(&self, conn: ConnId) -> bool {
+        self.connections.get(conn).is_some_and(Connection::is_upload)
     }
 
     /// Counts a discarded stretch and tells the client.

@@ -4,6 +4,7 @@ use crate::id::{ConnId, SessionId};
 use crate::reason::{Fault, Reason};
 use crate::server::connection::{Due, Endpoint, Phase};
 use crate::server::session::Stage;
+use crate::server::upload::Source;
 use crate::server::{Drain, Output, Server};
 use crate::time::Instant;
 use crate::wire::message::{Reconnect, ServerMessage};
@@ -66,6 +67,10 @@ impl Server {
                     Endpoint::Echo => self.begin_closing(conn, Some(&fault)),
                 }
             }
+            Phase::Upload(_) => {
+                self.fail_upload(conn, Fault::new(reason, "the body did not begin in time"));
+                self.close_if_done(conn);
+            }
             Phase::Closing(_) => self.close(conn, reason),
         }
     }
@@ -127,6 +132,9 @@ impl Server {
             }
             Phase::WebSocket(ws) if ws.endpoint == Endpoint::Echo => {
                 self.begin_closing(conn, Some(&draining()))
+            }
+            Phase::Upload(upload) if matches!(upload.source, Source::Opening(_)) => {
+                self.fail_upload(conn, draining());
             }
             _ => {}
         }

@@ -7,6 +7,7 @@ use crate::id::ConnId;
 use crate::reason::{Fault, Reason};
 use crate::server::Server;
 use crate::server::connection::{Closing, Connection, Endpoint, Phase};
+use crate::server::upload::Body;
 use crate::wire::message::{ErrorMessage, ServerMessage};
 use crate::wire::websocket::{self, Decoder, Event, Role};
 
@@ -60,7 +61,7 @@ impl Server {
             Phase::Http(_) if connection.outgoing().is_empty() => self.close(conn, Reason::HungUp),
             Phase::Http(_) => {
                 let since = self.now.instant;
-                connection.phase = Phase::Closing(Closing { since, decoder: None });
+                connection.phase = Phase::Closing(Closing { since, decoder: None, lingers: false });
                 // The rest of the request that this may be a part of will never come.
                 connection.parked = Vec::new();
                 self.charge(conn);
@@ -69,6 +70,7 @@ impl Server {
                 Endpoint::Stream(session) => self.on_end_of_input(session),
                 Endpoint::Echo => self.begin_closing(conn, None),
             },
+            Phase::Upload(_) => self.on_upload_cut(conn),
             Phase::Closing(_) => self.close_if_done(conn),
         }
     }
@@ -132,6 +134,10 @@ impl Server {
                     }
                     bytes = &mut bytes[taken..];
                 }
+                Phase::Upload(_) => {
+                    let taken = self.on_upload(conn, bytes);
+                    bytes = &mut bytes[taken..];
+                }
                 Phase::WebSocket(_) => {
                     if self.on_frames(conn, &mut bytes) == Next::Stop {
                         break;
@@ -162,8 +168,11 @@ impl Server {
         if connection.outgoing().len() >= self.config.outgoing_bytes_max {
             return true;
         }
-        if matches!(&connection.phase, Phase::Http(http) if http.waiting.is_some()) {
-            return true;
+        match &connection.phase {
+            Phase::Http(http) if http.waiting.is_some() => return true,
+            // What follows is the next request, or nothing that could be understood.
+            Phase::Upload(upload) if upload.body != Body::Coming => return true,
+            _ => {}
         }
         connection.session().is_some_and(|session| self.is_full(session))
     }
@@ -197,6 +206,7 @@ impl Server {
                 self.refuse(conn, &fault, &request_id, None);
             }
             Phase::WebSocket(_) => self.on_websocket_fault(conn, &fault),
+            Phase::Upload(_) => self.fail_upload(conn, fault),
             Phase::Closing(_) => self.close(conn, Reason::Overloaded),
         }
         self.charge(conn);
@@ -278,7 +288,7 @@ impl Server {
         self.write(conn, |out| websocket::encode_close(out, code, "", None));
         let since = self.now.instant;
         if let Some(connection) = self.connections.get_mut(conn) {
-            connection.phase = Phase::Closing(Closing { since, decoder: None });
+            connection.phase = Phase::Closing(Closing { since, decoder: None, lingers: false });
         }
         if let Endpoint::Stream(session) = endpoint {
             self.on_detached(session, Reason::HungUp);
@@ -331,7 +341,7 @@ impl Server {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         let deaf = matches!(&connection.phase, Phase::WebSocket(ws) if ws.deaf);
         let decoder = connection.take_decoder().filter(|_| !deaf && !connection.half_closed);
-        connection.phase = Phase::Closing(Closing { since, decoder });
+        connection.phase = Phase::Closing(Closing { since, decoder, lingers: false });
         // They may end in the middle of a frame, which the decoder must see to find the peer's Close behind it.
         let mut parked = std::mem::take(&mut connection.parked);
         connection.blocked = false;

@@ -11,7 +11,7 @@ use crate::reason::{Fault, Reason};
 use crate::server::buffer::{Ledger, StreamBuffer};
 use crate::time::Instant;
 use crate::wire::message::StreamParams;
-use crate::wire::pcm;
+use crate::wire::wav::Decoder;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,7 +75,7 @@ pub struct Session {
     /// Waiting audio and the ledger.
     pub buffer: StreamBuffer,
     /// Turns bytes into samples; keeps half a sample over chunk borders.
-    pub decoder: pcm::Decoder,
+    pub decoder: Decoder,
     /// What the model remembers; None while a run is in flight.
     pub state: Option<Box<StreamState>>,
     /// Facts about the run in flight.
@@ -114,6 +114,8 @@ pub struct Session {
     pub charged: usize,
     /// Warned about samples that are not numbers.
     pub warned_not_finite: bool,
+    /// Its client is to get back audio as long as it sends: a stretch without any ends it.
+    pub whole_audio: bool,
 }
 
 /// What the server remembers of a run while a worker has it.

@@ -164,6 +164,50 @@ pub fn compress(coding: Coding, body: &[u8], level: u32) -> Vec<u8> {
     }
 }
 
+/// Packs a body that goes out in pieces. What went in with a piece can be unpacked as soon as what came out has arrived.
+pub struct Packer {
+    sink: Sink,
+}
+
+enum Sink {
+    Gzip(GzEncoder<Vec<u8>>),
+    Deflate(ZlibEncoder<Vec<u8>>),
+}
+
+impl Packer {
+    /// A packer at the beginning of a body, at the lowest level; none for a coding that leaves it as it is.
+    pub fn new(coding: Coding) -> Option<Packer> {
+        let sink = match coding {
+            Coding::Identity => return None,
+            Coding::Gzip => Sink::Gzip(GzEncoder::new(Vec::new(), Compression::fast())),
+            Coding::Deflate => Sink::Deflate(ZlibEncoder::new(Vec::new(), Compression::fast())),
+        };
+        Some(Packer { sink })
+    }
+
+    /// Packs a piece and appends all that is needed to unpack it.
+    pub fn push(&mut self, piece: &[u8], out: &mut Vec<u8>) {
+        let written = match &mut self.sink {
+            Sink::Gzip(encoder) => encoder.write_all(piece).and_then(|()| encoder.flush()),
+            Sink::Deflate(encoder) => encoder.write_all(piece).and_then(|()| encoder.flush()),
+        };
+        written.expect("writing to memory does not fail");
+        match &mut self.sink {
+            Sink::Gzip(encoder) => out.append(encoder.get_mut()),
+            Sink::Deflate(encoder) => out.append(encoder.get_mut()),
+        }
+    }
+
+    /// Appends the end.
+    pub fn finish(self, out: &mut Vec<u8>) {
+        let rest = match self.sink {
+            Sink::Gzip(encoder) => encoder.finish(),
+            Sink::Deflate(encoder) => encoder.finish(),
+        };
+        out.append(&mut rest.expect("writing to memory does not fail"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -219,5 +263,26 @@ mod tests {
         }
         assert_eq!(Coding::parse("x-gzip"), Ok(Coding::Gzip));
         assert_eq!(Coding::parse("br").unwrap_err().reason, Reason::UnsupportedData);
+    }
+
+    #[test]
+    fn a_body_packed_in_pieces_can_be_unpacked_up_to_each_of_them() {
+        let pieces = [&b"{\"results\":["[..], b"", b"1,", &[b'2'; 300], b"]}"];
+        for coding in [Coding::Gzip, Coding::Deflate] {
+            let (mut packer, mut packed) = (Packer::new(coding).expect("it packs"), Vec::new());
+            for (at, piece) in pieces.iter().enumerate() {
+                packer.push(piece, &mut packed);
+                let wanted = pieces[..=at].concat();
+                let mut unpacked = vec![0; wanted.len()];
+                let read = match coding {
+                    Coding::Deflate => ZlibDecoder::new(&packed[..]).read_exact(&mut unpacked),
+                    _ => GzDecoder::new(&packed[..]).read_exact(&mut unpacked),
+                };
+                assert!(read.is_ok() && unpacked == wanted, "{coding:?} {at}");
+            }
+            packer.finish(&mut packed);
+            assert_eq!(decompress(coding, &packed, 1_000).expect("whole"), pieces.concat());
+        }
+        assert!(Packer::new(Coding::Identity).is_none());
     }
 }

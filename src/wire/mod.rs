@@ -1,4 +1,4 @@
-//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM, the Open Inference
+//! Bytes to values and back, without policy: HTTP/1.1, WebSocket, the protocol's messages, PCM, WAV, the Open Inference
 //! Protocol, compressed bodies.
 
 pub mod compress;
@@ -6,4 +6,5 @@ pub mod http;
 pub mod message;
 pub mod oip;
 pub mod pcm;
+pub mod wav;
 pub mod websocket;

@@ -48,6 +48,9 @@ const WORDS: &[&[u8]] = &[
     b"s",
     b"ms",
     b"KiB",
+    b"RIFF",
+    b"fmt ",
+    b"data",
     b"#",
 ];
 
@@ -86,6 +89,7 @@ smoke! {
     server_message: 5000;
     server_split: 500;
     stream_params: 2000;
+    wav: 3000;
     websocket: 4000;
 }
 

@@ -19,4 +19,5 @@ mod support;
 mod talks;
 mod test_models;
 mod tidy;
+mod uploads;
 mod websocket;

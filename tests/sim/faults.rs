@@ -39,6 +39,10 @@ pub const INJECTED: &[&str] = &[
     "not a number",
     "invalid utf-8",
     "chunked body",
+    "upload cut",
+    "upload never reads",
+    "upload poisoned",
+    "upload reset",
     "slow request",
     "request for inference",
     "poisoned request",
@@ -69,6 +73,8 @@ pub const REACHED: &[&str] = &[
     "refused unknown_sequence",
     "refused overloaded",
     "refused too_many_sessions",
+    "upload came back whole",
+    "upload finished",
 ];
 
 /// The same for sweeps of a thousand seeds and more.

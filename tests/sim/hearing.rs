@@ -24,6 +24,8 @@ pub struct Hearing {
     pub pongs: Vec<serde_json::Number>,
     pub termination: Option<Box<Termination>>,
     pub close: Option<Option<u16>>,
+    /// It gets no audio back, whatever the model gives.
+    pub deaf: bool,
     message_seq: u64,
     results: u64,
     /// Where the last result ended on the stream's clock, if all results so far follow each other.

@@ -21,6 +21,7 @@ mod stream;
 mod talk;
 mod talks;
 mod tensors;
+mod upload;
 mod workers;
 mod world;
 

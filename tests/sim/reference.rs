@@ -75,7 +75,7 @@ pub fn check(hearing: &Hearing, sent: &Sent, params: &StreamParams, whole: bool)
     let windows = compare_outputs(hearing, &outcome, &params.model)?;
     let mut audio = Vec::new();
     pcm::encode(params.encoding, &outcome.findings.audio, &mut audio);
-    if audio != hearing.audio {
+    if audio != hearing.audio && !hearing.deaf {
         let same = audio.iter().zip(&hearing.audio).take_while(|(a, b)| a == b).count();
         let (got, wanted) = (hearing.audio.len(), audio.len());
         return Err(format!(
@@ -86,6 +86,11 @@ pub fn check(hearing: &Hearing, sent: &Sent, params: &StreamParams, whole: bool)
         compare_speech(hearing, &outcome)?;
     }
     Ok(())
+}
+
+/// The audio that the model gives back for all of it.
+pub fn audio(sent: &Sent, params: &StreamParams) -> Result<Vec<f32>, String> {
+    Ok(infer(params, sent.samples(params), true)?.findings.audio)
 }
 
 fn infer(params: &StreamParams, mut remaining: Vec<f32>, whole: bool) -> Result<Outcome, String> {

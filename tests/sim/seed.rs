@@ -104,6 +104,13 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
         }
     }
     world.peers.push(probe(&mut rng, began));
+    // Drawn apart, so that the worlds stay what they were without them.
+    let mut rng = Rng::new(!seed);
+    for _ in 0..rng.pick(&[0, 0, 1, 2, 3]) {
+        let at = began + rng.below(SECOND);
+        let peer = crate::upload::peer(&mut rng, at, &mut world.tally);
+        world.peers.push(peer);
+    }
     world
 }
 

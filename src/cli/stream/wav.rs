@@ -1,55 +1,22 @@
-//! WAV in, from a file or a pipe; WAV out, to a file.
-//!
-//! Reads forwards only and believes the header no further than it must: programs that write into a pipe do not know the
-//! length yet and put 0, `0xFFFFFFFF` or some other huge number there, so then the audio ends where the pipe does.
+//! WAV in, from a file or a pipe; WAV out, to a file. What a WAV is stands in [`crate::wire::wav`].
 
 use crate::wire::message::Encoding;
 use crate::wire::pcm;
+use crate::wire::wav::{Decoder, Head, HeadReader};
 use std::fs::File;
-use std::io::{self, BufWriter, Read};
+use std::io::{self, BufWriter, Chain, Cursor, Read};
 use std::path::Path;
 
-/// Declared lengths from here on mean "unknown". Writers into pipes use 0x7FFFF000 (sox), 0x80000000 (arecord) and
-/// 0xFFFFFFFF (ffmpeg); a real file of 2 GiB is read to its end all the same.
-const UNKNOWN_BYTES: u32 = 0x7FFF_0000;
-
-/// Greatest `fmt ` chunk that makes sense, bytes; the standard's has 40.
-const FORMAT_BYTES_MAX: u32 = 1024;
-
-/// How a sample stands in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
-    /// Unsigned, 8 bits.
-    Unsigned8,
-    /// Signed, 24 bits in 3 bytes.
-    Signed24,
-    /// Signed, 32 bits, or fewer at the top of 32.
-    Signed32,
-    /// 64-bit float.
-    Float64,
-    /// One of those that the protocol has too.
-    Native(Encoding),
-}
-
-impl Layout {
-    fn bytes(self) -> usize {
-        match self {
-            Layout::Unsigned8 => 1,
-            Layout::Signed24 => 3,
-            Layout::Signed32 => 4,
-            Layout::Float64 => 8,
-            Layout::Native(encoding) => encoding.sample_bytes(),
-        }
-    }
-}
+/// Read at a time until the head is whole; a whole head has usually 44 bytes.
+const HEAD_PIECE_BYTES: usize = 4096;
 
 /// A WAV that is being read.
 pub(super) struct WavReader<R> {
-    reader: R,
-    layout: Layout,
-    channels: u16,
-    sample_rate_hz: u32,
-    /// Bytes of audio still to come, as far as the header knows.
+    /// What was read together with the head, and the rest.
+    reader: Chain<Cursor<Vec<u8>>, R>,
+    head: Head,
+    decoder: Decoder,
+    /// Bytes of audio still to come, as far as the head knows.
     remaining: Option<u64>,
     buffer: Vec<u8>,
 }
@@ -57,73 +24,47 @@ pub(super) struct WavReader<R> {
 impl<R: Read> WavReader<R> {
     /// Reads up to the first sample. The error is a sentence for people.
     pub(super) fn new(mut reader: R) -> Result<Self, String> {
-        let mut riff = [0; 12];
-        read_exact(&mut reader, &mut riff)?;
-        // RF64 is RIFF for more than 4 GiB; its length stands in a chunk that is skipped here.
-        if !matches!(&riff[..4], b"RIFF" | b"RF64") || &riff[8..] != b"WAVE" {
-            return Err(
-                "it is not a WAV (it does not begin with RIFF ... WAVE); convert it, for example with \
-                        `ffmpeg -i INPUT OUTPUT.wav`"
-                    .into(),
-            );
-        }
-        let mut format = None;
+        let mut heads = HeadReader::default();
+        let mut piece = vec![0; HEAD_PIECE_BYTES];
         loop {
-            let mut header = [0; 8];
-            read_exact(&mut reader, &mut header)?;
-            let [name @ .., l0, l1, l2, l3] = header;
-            let length = u32::from_le_bytes([l0, l1, l2, l3]);
-            match (&name, format) {
-                (b"fmt ", _) if length > FORMAT_BYTES_MAX => return Err("its fmt chunk is damaged".into()),
-                (b"fmt ", _) => {
-                    let mut chunk = vec![0; padded(length) as usize];
-                    read_exact(&mut reader, &mut chunk)?;
-                    format = Some(parse_format(&chunk)?);
-                }
-                (b"data", None) => return Err("its audio comes before its format".into()),
-                (b"data", Some((layout, channels, sample_rate_hz))) => {
-                    let known = length != 0 && length < UNKNOWN_BYTES;
-                    let remaining = known.then_some(u64::from(length));
-                    return Ok(Self {
-                        reader,
-                        layout,
-                        channels,
-                        sample_rate_hz,
-                        remaining,
-                        buffer: Vec::new(),
-                    });
-                }
-                _ => {
-                    let skipped = io::copy(&mut (&mut reader).take(padded(length)), &mut io::sink());
-                    skipped.map_err(|error| format!("it cannot be read: {error}"))?;
-                }
+            let count = match reader.read(&mut piece) {
+                Ok(0) => return Err(HeadReader::cut_off().message),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(format!("it cannot be read: {error}")),
+            };
+            let mut rest = &piece[..count];
+            if let Some(head) = heads.read(&mut rest).map_err(|fault| fault.message)? {
+                return Ok(Self {
+                    reader: Cursor::new(rest.to_vec()).chain(reader),
+                    head,
+                    decoder: head.interleaved(),
+                    remaining: head.audio_bytes,
+                    buffer: Vec::new(),
+                });
             }
         }
     }
 
     /// Samples a second of each channel.
     pub(super) fn sample_rate_hz(&self) -> u32 {
-        self.sample_rate_hz
+        self.head.sample_rate_hz
     }
 
     /// Interleaved channels, at least 1.
     pub(super) fn channels(&self) -> u16 {
-        self.channels
+        self.head.channels
     }
 
     /// Samples of each channel still to come, if the header knows.
     pub(super) fn frames(&self) -> Option<u64> {
-        self.remaining.map(|bytes| bytes / self.frame_bytes() as u64)
-    }
-
-    fn frame_bytes(&self) -> usize {
-        self.layout.bytes() * usize::from(self.channels)
+        self.remaining.map(|bytes| bytes / self.head.frame_bytes() as u64)
     }
 
     /// Appends up to `frames` samples of each channel, interleaved, within -1..=1. Fewer only at the end. A part of a
     /// frame at the very end is dropped.
     pub(super) fn read(&mut self, frames: usize, out: &mut Vec<f32>) -> io::Result<usize> {
-        let frame_bytes = self.frame_bytes();
+        let frame_bytes = self.head.frame_bytes();
         let wanted = (frames as u64 * frame_bytes as u64).min(self.remaining.unwrap_or(u64::MAX));
         self.buffer.clear();
         let count = (&mut self.reader).take(wanted).read_to_end(&mut self.buffer)?;
@@ -132,79 +73,8 @@ impl<R: Read> WavReader<R> {
             *remaining = if (count as u64) < wanted { 0 } else { *remaining - wanted };
         }
         let frames = count / frame_bytes;
-        convert(self.layout, &self.buffer[..frames * frame_bytes], out);
+        self.decoder.decode(&self.buffer[..frames * frame_bytes], out);
         Ok(frames)
-    }
-}
-
-/// Chunks begin at even places.
-fn padded(length: u32) -> u64 {
-    u64::from(length) + u64::from(length & 1)
-}
-
-fn read_exact(reader: &mut impl Read, bytes: &mut [u8]) -> Result<(), String> {
-    reader.read_exact(bytes).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it ends before its audio begins; is it a WAV?".into(),
-        _ => format!("it cannot be read: {error}"),
-    })
-}
-
-fn parse_format(chunk: &[u8]) -> Result<(Layout, u16, u32), String> {
-    let short = |at: usize| chunk.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-    let fields = (short(0), short(2), short(4), short(6), short(12), short(14));
-    let (Some(mut tag), Some(channels), Some(rate_low), Some(rate_high), Some(frame_bytes), Some(bits)) =
-        fields
-    else {
-        return Err("its fmt chunk is too short".into());
-    };
-    if tag == 0xFFFE {
-        // WAVE_FORMAT_EXTENSIBLE: the tag stands at the beginning of the subformat.
-        tag = short(24).ok_or("its extensible fmt chunk is too short")?;
-    }
-    if channels == 0 || frame_bytes % channels != 0 {
-        return Err(format!("it says that it has {channels} channels in {frame_bytes} bytes"));
-    }
-    let layout = match (tag, frame_bytes / channels, bits) {
-        (1, 1, 1..=8) => Layout::Unsigned8,
-        (1, 2, 1..=16) => Layout::Native(Encoding::Linear16),
-        (1, 3, 1..=24) => Layout::Signed24,
-        (1, 4, 1..=32) => Layout::Signed32,
-        (3, 4, 32) => Layout::Native(Encoding::F32le),
-        (3, 8, 64) => Layout::Float64,
-        (6, 1, 8) => Layout::Native(Encoding::Alaw),
-        (7, 1, 8) => Layout::Native(Encoding::Mulaw),
-        _ => {
-            return Err(format!(
-                "its samples (format {tag}, {bits} bits) are of a kind that is not read; convert it, for example with \
-                 `ffmpeg -i INPUT -c:a pcm_s16le OUTPUT.wav`"
-            ));
-        }
-    };
-    Ok((layout, channels, u32::from(rate_low) | u32::from(rate_high) << 16))
-}
-
-fn convert(layout: Layout, bytes: &[u8], out: &mut Vec<f32>) {
-    match layout {
-        Layout::Unsigned8 => out.extend(bytes.iter().map(|&byte| (f32::from(byte) - 128.0) / 128.0)),
-        Layout::Signed24 => {
-            // Into the upper three bytes of 32 bits; what the float cannot hold of them is inaudible.
-            let samples = bytes.as_chunks::<3>().0.iter();
-            out.extend(samples.map(|&[a, b, c]| i32::from_le_bytes([0, a, b, c]) as f32 / 2_147_483_648.0));
-        }
-        Layout::Signed32 => {
-            let samples = bytes.as_chunks::<4>().0.iter();
-            out.extend(samples.map(|&bytes| i32::from_le_bytes(bytes) as f32 / 2_147_483_648.0));
-        }
-        Layout::Float64 => {
-            let samples = bytes.as_chunks::<8>().0.iter().map(|&bytes| f64::from_le_bytes(bytes));
-            out.extend(
-                samples.map(|value| if value.is_finite() { value.clamp(-1.0, 1.0) as f32 } else { 0.0 }),
-            );
-        }
-        Layout::Native(encoding) => {
-            // As one channel: they stay interleaved.
-            pcm::Decoder::new(encoding, 1).decode(bytes, out);
-        }
     }
 }
 

@@ -52,6 +52,15 @@ impl<'a> Response<'a> {
     /// itself which protocol it asks for.
     pub fn encode(&self, out: &mut Vec<u8>, head_only: bool, keep_alive: bool, unix_ms: u64) {
         out.reserve(256 + if head_only { 0 } else { self.body.len() });
+        self.encode_head(out, BodyLength::Known(self.body.len() as u64), keep_alive, unix_ms);
+        let bodiless = matches!(self.status, 100..=199 | 204 | 304);
+        if !head_only && !bodiless {
+            out.extend_from_slice(&self.body);
+        }
+    }
+
+    /// Appends the head alone, for a body of that length that follows in pieces; whatever body is here is left out.
+    pub fn encode_head(&self, out: &mut Vec<u8>, length: BodyLength, keep_alive: bool, unix_ms: u64) {
         let seconds = (unix_ms / 1000).min(LAST_UNIX_SECOND);
         let date = httpdate::HttpDate::from(UNIX_EPOCH + Duration::from_secs(seconds));
         push(out, format_args!("HTTP/1.1 {} {}\r\nDate: {date}\r\n", self.status, status_text(self.status)));
@@ -60,11 +69,13 @@ impl<'a> Response<'a> {
                 push_field(out, name, value);
             }
         }
-        let bodiless = matches!(self.status, 100..=199 | 204 | 304);
-        if !matches!(self.status, 100..=199 | 204) {
-            push(out, format_args!("Content-Length: {}\r\n", self.body.len()));
+        match length {
+            _ if matches!(self.status, 100..=199 | 204) => {}
+            BodyLength::Known(length) => push(out, format_args!("Content-Length: {length}\r\n")),
+            BodyLength::Chunked => push_field(out, "Transfer-Encoding", "chunked"),
+            BodyLength::UntilClose => {}
         }
-        let persistence = if keep_alive { "keep-alive" } else { "close" };
+        let persistence = if keep_alive && length != BodyLength::UntilClose { "keep-alive" } else { "close" };
         if self.status == 426 {
             push_field(out, "Upgrade", "websocket");
             push_field(out, "Sec-WebSocket-Version", "13");
@@ -72,10 +83,32 @@ impl<'a> Response<'a> {
         } else {
             push(out, format_args!("Connection: {persistence}\r\n\r\n"));
         }
-        if !head_only && !bodiless {
-            out.extend_from_slice(&self.body);
-        }
     }
+}
+
+/// How a client finds the end of a body that comes in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyLength {
+    /// It has that many bytes.
+    Known(u64),
+    /// Each piece says how long it is: [`encode_chunk`] and [`encode_last_chunk`]. HTTP/1.1 only.
+    Chunked,
+    /// It ends where the connection does: all that HTTP/1.0 has for a length that is not known.
+    UntilClose,
+}
+
+/// Appends a piece of a chunked body. An empty one is left out: it would end the body.
+pub fn encode_chunk(out: &mut Vec<u8>, piece: &[u8]) {
+    if !piece.is_empty() {
+        push(out, format_args!("{:x}\r\n", piece.len()));
+        out.extend_from_slice(piece);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends the end of a chunked body.
+pub fn encode_last_chunk(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n\r\n");
 }
 
 /// The fields that frame a message or belong to the connection: nobody else may write them.

@@ -470,6 +470,28 @@ fn responses_frame_themselves() {
 }
 
 #[test]
+fn a_body_in_pieces_says_where_it_ends() {
+    let response = Response::new(200).with_header("X-A", "b");
+    let head = |length, keep_alive| {
+        let mut out = Vec::new();
+        response.encode_head(&mut out, length, keep_alive, 0);
+        String::from_utf8(out).expect("text")
+    };
+    let known = head(BodyLength::Known(1 << 40), true);
+    assert!(known.contains("\r\nContent-Length: 1099511627776\r\nConnection: keep-alive\r\n\r\n"), "{known}");
+    let chunked = head(BodyLength::Chunked, true);
+    assert!(
+        chunked.contains("\r\nTransfer-Encoding: chunked\r\nConnection: keep-alive\r\n\r\n"),
+        "{chunked}"
+    );
+    let open = head(BodyLength::UntilClose, true);
+    assert!(open.ends_with("\r\nX-A: b\r\nConnection: close\r\n\r\n"), "{open}");
+    let parsed = |text: &str| parse_response_head(text.as_bytes()).expect("right").expect("whole").0.body();
+    assert_eq!(parsed(&chunked), Ok(Some(BodyFraming::Chunked)));
+    assert_eq!(parsed(&open), Ok(None));
+}
+
+#[test]
 fn a_value_cannot_begin_a_line_of_its_own() {
     let response = Response::new(400)
         .with_header("X-Request-Id", "a\r\nSet-Cookie: b\0")
@@ -590,6 +612,17 @@ proptest! {
         bytes.extend(b"0\r\nT: u\r\n\r\nnext");
         let decoded = decode(&BodyFraming::Chunked, 200, &pieces(&bytes, &stream_cuts));
         prop_assert_eq!(decoded, Ok((body, b"next".to_vec(), true)));
+    }
+
+    #[test]
+    fn encoded_chunks_give_back_the_body(
+        pieces in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..8),
+    ) {
+        let mut bytes = Vec::new();
+        pieces.iter().for_each(|piece| encode_chunk(&mut bytes, piece));
+        encode_last_chunk(&mut bytes);
+        let decoded = decode(&BodyFraming::Chunked, 400, &[&bytes]);
+        prop_assert_eq!(decoded, Ok((pieces.concat(), Vec::new(), true)));
     }
 
     #[test]

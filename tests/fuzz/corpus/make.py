@@ -154,6 +154,12 @@ def values():
     for encoding in range(4):
         seed("pcm", f"encoding-{encoding}", bytes([encoding, encoding * 2, 1, 2, 3, 250]) + speech)
     seed("pcm", "floats", bytes([1, 0, 1, 2, 3, 250]) + struct.pack("<8f", 0.5, -0.0, float("nan"), float("inf"), 2, -2, 1e-40, -1))
+    for at, (tag, channels, bits, length) in enumerate([(1, 1, 16, 40), (1, 2, 24, 0xFFFFFFFF), (1, 8, 8, 0), (3, 1, 64, 33),
+                                                        (3, 2, 32, 0x7FFFF000), (7, 1, 8, 200), (6, 2, 8, 7), (1, 3, 32, 5)]):
+        frame = channels * bits // 8
+        chunk = struct.pack("<HHIIHH", tag, channels, 16000, 16000 * frame, frame, bits)
+        file = b"RIFF\xff\xff\xff\xffWAVELIST\3\0\0\0abc\0fmt \x10\0\0\0" + chunk + b"data" + struct.pack("<I", length) + speech
+        seed("wav", f"layout-{at}", bytes([1, 2, 3, 250]) + file)
     seed("pcm", "header", bytes([0, 0, 1, 1, 1, 1]) + b"\1\0\0\0\1\0\0\0\0\0\0\0\0\0\0\0" + speech[:20])
 
 

@@ -13,6 +13,7 @@ mod peer;
 mod script;
 mod server;
 mod split;
+mod wav;
 mod websocket;
 
 pub use config::{config_file, config_value};
@@ -21,6 +22,7 @@ pub use message::{client_message, server_message, stream_params};
 pub use pcm::pcm;
 pub use server::server;
 pub use split::server_split;
+pub use wav::wav;
 pub use websocket::websocket;
 
 /// A function that is fuzzed.
@@ -39,5 +41,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("server_message", server_message),
     ("server_split", server_split),
     ("stream_params", stream_params),
+    ("wav", wav),
     ("websocket", websocket),
 ];
