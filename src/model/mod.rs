@@ -29,13 +29,15 @@ mod quality;
 #[cfg(test)]
 mod rehearsal;
 
-pub use pipeline::{
-    SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, panic_message, state_bytes_max, unit,
-};
 pub use guard::Trial;
+pub use pipeline::{
+    SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, panic_message, state_bytes_max,
+    unit,
+};
 pub use registry::{Registry, Served, not_found};
 pub use repository::{
-    Clock, IndexEntry, Loaded, MODEL_FILE, Repository, RepositoryOptions, Survey, is_name, read_manifest, version_of,
+    Clock, IndexEntry, Loaded, MODEL_FILE, Repository, RepositoryOptions, Survey, is_name, read_manifest,
+    version_of,
 };
 pub use tensor::{Datatype, Tensor, TensorData, elements};
 pub use tensors::{Dim, TensorLane, TensorModel, TensorModelSpec, TensorSpec};

@@ -13,8 +13,8 @@ mod server;
 
 pub use client::ClientMessage;
 pub use names::{DiscardReason, Encoding, Framing, Overflow};
-pub use params::StreamParams;
 pub(crate) use params::CHANNELS;
+pub use params::StreamParams;
 pub use server::{
     AudioAdded, Begin, Class, Configuration, Detection, Discarded, ErrorMessage, Keepalive, Ledger, Limits,
     Pong, Reconnect, Results, ServerMessage, SpeechBoundary, Tensor, Termination, Timing, Warning,

@@ -20,8 +20,8 @@ pub use body::BodyDecoder;
 pub use framing::BodyFraming;
 pub use head::{HeadLimits, Method, RequestHead, parse_head};
 pub use response::{
-    BodyLength, CONTINUE, Response, ResponseHead, encode_chunk, encode_last_chunk, encode_switching_protocols,
-    parse_response_head, status_text,
+    BodyLength, CONTINUE, Response, ResponseHead, encode_chunk, encode_last_chunk,
+    encode_switching_protocols, parse_response_head, status_text,
 };
 pub use upgrade::{WebSocketRequest, websocket_key};
 

@@ -10,9 +10,9 @@ use super::script;
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 use std::time::Duration;
+use suzu::batch::Batch;
 use suzu::config::Config;
 use suzu::id::{BatchId, ConnId, SessionId};
-use suzu::batch::Batch;
 use suzu::model::{Failure, Registry};
 use suzu::server::{self, Output, ProcessFigures, Server};
 use suzu::time::{Instant, Now};
@@ -370,8 +370,7 @@ impl World {
         assert!(self.out.len() <= self.server.batches_in_flight_max());
         assert!((1..=self.server.config().batch_max).contains(&batch.len()));
         let live = self.flights.iter().filter(|flight| !self.abandoned.contains(&flight.id));
-        let flying: BTreeSet<SessionId> =
-            live.flat_map(|flight| flight.sessions().iter().copied()).collect();
+        let flying: BTreeSet<SessionId> = live.flat_map(|flight| flight.sessions().iter().copied()).collect();
         let mut own = BTreeSet::new();
         for session in batch.sessions() {
             assert!(own.insert(*session) && !flying.contains(session), "one run of a stream at a time");
