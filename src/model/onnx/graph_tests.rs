@@ -1,3 +1,5 @@
+//! Tests of graphs: states gathered and scattered, lanes that fail alone, plans that contradict their file.
+
 use super::super::test_models::{engines, graphs, refusal};
 use super::super::trial::difference;
 use super::super::{Constant, Elements, EngineKind, Initial, StatePlan, States};
