@@ -1,3 +1,5 @@
+//! Tests of models of tensors over graphs.
+
 use super::super::Plan;
 use super::super::test_models::graphs;
 use super::*;

@@ -349,7 +349,7 @@ impl Decimal {
         let sure = (value.to_bits() & BELOW).abs_diff(MIDDLE) > ERROR_MAX;
         // Away from both ends of the range: subnormal numbers have fewer bits, and the greatest have no neighbour.
         let inside = value > 2.0 * f64::from(f32::MIN_POSITIVE) && value < f64::from(f32::MAX) / 2.0;
-        (sure && inside).then(|| (value as f32).copysign(sign as f32))
+        (sure && inside).then(|| (value as f32).copysign(sign))
     }
 
     /// The nearest FP64, if both the mantissa and the power are exact, so that only their product is rounded
