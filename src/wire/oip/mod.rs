@@ -2,7 +2,7 @@
 //!
 //! Owns the names of fields, the binary tensor extension and the texts of its errors. Knows no route, no header field
 //! other than the length of a JSON header, no queue and no model's insides: the server asks it to read a request, to
-//! compare it with a model's [`TensorSpec`]s and to write the answer. A worker does that, since tensors can be large.
+//! compare it with a model's [`TensorSpec`](crate::model::TensorSpec)s and to write the answer. A worker does that, since tensors can be large.
 //!
 //! The way of a request: [`InferRequest::parse`] (or [`InferRequest::parse_raw`]), [`check_inputs`] (or
 //! [`check_audio`]) and [`check_outputs`], the model, [`InferResponse::encode`].
