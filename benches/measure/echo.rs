@@ -9,7 +9,7 @@ use super::peer::{self, Crowd, MASK};
 use super::process::{DEADLINE, Server};
 use std::time::Duration;
 use suzu::driver::Clock;
-use suzu::wire::websocket::encode_binary;
+use suzu::wire::websocket::{Event, encode_binary};
 
 const MESSAGE_BYTES: usize = 640;
 
@@ -22,22 +22,30 @@ pub fn run(connections: usize, duration: Duration) {
         let streams = (0..connections).map(|_| peer::connect(server.addr, "/v1/echo")).collect();
         let mut crowd = Crowd::new(streams);
         let clock = Clock::new();
-        let (began, cpu) = (clock.instant(), server.cpu());
-        let count = play(&mut crowd, on_the_way, duration, &clock);
-        let (took, cpu) = (clock.instant() - began, server.cpu() - cpu);
+        let began = clock.instant();
+        let (count, cpu) = play(&mut crowd, &server, MESSAGE_BYTES, on_the_way, duration, &clock);
+        let took = clock.instant() - began;
         line(
             "messages",
             format!("{count} ({:.0} / s), none lost or changed", count as f64 / took.as_secs_f64()),
         );
-        line("server CPU per message", us(cpu.total.div_f64(count as f64)));
+        line("server CPU per message", us(cpu.div_f64(count as f64)));
         drop(crowd);
         server.stop();
     }
 }
 
-/// Sends each message that comes back once more until time is up, then awaits the last. Gives how many came back.
-fn play(crowd: &mut Crowd, on_the_way: usize, duration: Duration, clock: &Clock) -> u64 {
-    let payloads: Vec<_> = (0..crowd.len()).map(|number| [number as u8; MESSAGE_BYTES]).collect();
+/// Sends each message that comes back once more until time is up, then awaits the last. Gives how many came back, and
+/// the CPU time that the server used for them.
+pub fn play(
+    crowd: &mut Crowd,
+    server: &Server,
+    message_bytes: usize,
+    on_the_way: usize,
+    duration: Duration,
+    clock: &Clock,
+) -> (u64, Duration) {
+    let payloads: Vec<_> = (0..crowd.len()).map(|number| vec![number as u8; message_bytes]).collect();
     let frames: Vec<_> = payloads
         .iter()
         .map(|payload| {
@@ -46,17 +54,18 @@ fn play(crowd: &mut Crowd, on_the_way: usize, duration: Duration, clock: &Clock)
             frame
         })
         .collect();
+    let (began, cpu) = (clock.instant(), server.cpu());
     for (number, frame) in frames.iter().enumerate() {
         crowd.send(number, &frame.repeat(on_the_way));
     }
     let (mut missing, mut count) = (crowd.len() * on_the_way, 0);
-    let began = clock.instant();
     while missing > 0 {
         let elapsed = clock.instant() - began;
         assert!(elapsed < duration + DEADLINE, "{missing} messages did not come back");
         let again = elapsed < duration;
-        crowd.turn(Duration::from_millis(100), |number, message, out| {
-            assert!(message == payloads[number], "other bytes came back than were sent");
+        crowd.turn(Duration::from_millis(100), |number, event, out| {
+            let same = matches!(event, Event::Binary(message) if message == payloads[number]);
+            assert!(same, "other bytes came back than were sent");
             count += 1;
             if again {
                 out.extend_from_slice(&frames[number]);
@@ -65,5 +74,5 @@ fn play(crowd: &mut Crowd, on_the_way: usize, duration: Duration, clock: &Clock)
             }
         });
     }
-    count
+    (count, (server.cpu() - cpu).total)
 }

@@ -10,7 +10,7 @@ use super::process::{DEADLINE, Server};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 use suzu::driver::Clock;
-use suzu::wire::websocket::encode_binary;
+use suzu::wire::websocket::{Event, encode_binary};
 
 /// Threads that open connections at the same time, so that the server need not wait for one peer.
 const OPENERS: usize = 16;
@@ -79,8 +79,9 @@ fn exchange(crowd: &mut Crowd, clock: &Clock) {
     let began = clock.instant();
     while missing > 0 {
         assert!(clock.instant() - began < DEADLINE, "{missing} connections got no answer");
-        crowd.turn(Duration::from_millis(100), |number, message, _| {
-            assert!(message == MESSAGE, "other bytes came back than were sent");
+        crowd.turn(Duration::from_millis(100), |number, event, _| {
+            let same = matches!(event, Event::Binary(message) if message == MESSAGE);
+            assert!(same, "other bytes came back than were sent");
             assert!(!std::mem::replace(&mut answered[number], true), "an answer came twice");
             missing -= 1;
         });

@@ -6,6 +6,8 @@
 //! cargo bench --bench measure -- ten                # ten clients at real time: added latency, CPU, memory
 //! cargo bench --bench measure -- control            # pongs and health while every worker is busy
 //! cargo bench --bench measure -- echo               # CPU for each message through the loop
+//! cargo bench --bench measure -- gru                # streams through a GRU against the bare model
+//! cargo bench --bench measure -- oip                # requests for inference against the bare model
 //! cargo bench --bench measure -- smoke              # a minute's work in a second: does the binary serve at all?
 //! ```
 //!
@@ -16,16 +18,20 @@
 //! not take time from each other. The server starts with an empty environment and no file: what differs from the
 //! defaults stands in its flags, which are printed. Linux only: CPU and memory are read from `/proc`.
 
+mod bare;
 mod control;
 mod echo;
 mod figures;
+mod gru;
 mod idle;
+mod oip;
 mod peer;
 mod process;
 mod smoke;
 mod ten;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 fn main() {
@@ -43,6 +49,11 @@ fn main() {
         }
         Some(("control", matches)) => control::run(number(matches, "streams"), seconds(matches)),
         Some(("echo", matches)) => echo::run(number(matches, "connections"), seconds(matches)),
+        Some(("gru", matches)) => {
+            let streams: Vec<usize> = matches.get_many("streams").expect("has a default").copied().collect();
+            gru::run(folder(matches), &streams, seconds(matches));
+        }
+        Some(("oip", matches)) => oip::run(folder(matches), number(matches, "connections"), seconds(matches)),
         _ => everything(),
     }
 }
@@ -59,7 +70,7 @@ fn command() -> Command {
     let model = Arg::new("model").long("model").default_value("vad").help("model of the streams");
     Command::new("measure")
         .about(
-            "Measures the server from outside; without a command everything but smoke, one after the other",
+            "Measures the server from outside; without a command everything that needs no models, one after the other",
         )
         // `cargo bench` says this to every benchmark.
         .arg(Arg::new("bench").long("bench").hide(true).num_args(0).global(true))
@@ -88,7 +99,33 @@ fn command() -> Command {
                 .arg(count("connections", "100"))
                 .arg(duration("5", "how long, for each number of messages on the way")),
         )
+        .subcommand(
+            Command::new("gru")
+                .about("Streams through a GRU: whole server against the bare model in a loop")
+                .arg(models())
+                .arg(count("streams", "1,8,32,100").value_delimiter(','))
+                .arg(duration("6", "how long each kind of load is measured")),
+        )
+        .subcommand(
+            Command::new("oip")
+                .about("Requests for inference: whole server against the bare model in a loop")
+                .arg(models())
+                .arg(count("connections", "8"))
+                .arg(duration("6", "how long each kind of request is measured")),
+        )
         .subcommand(Command::new("smoke").about("Does the binary serve at all? Asserts, measures nothing"))
+}
+
+fn models() -> Arg {
+    Arg::new("models")
+        .long("models")
+        .default_value("target/conformance/models")
+        .value_parser(value_parser!(PathBuf))
+        .help("where `tests/conformance/run --only-models` made the models")
+}
+
+fn folder(matches: &ArgMatches) -> &Path {
+    matches.get_one::<PathBuf>("models").expect("has a default")
 }
 
 fn count(name: &'static str, default: &'static str) -> Arg {

@@ -62,6 +62,8 @@ struct Peer {
     decoder: Decoder,
     /// Frames to be sent; empty but for what the kernel did not take.
     outgoing: Vec<u8>,
+    /// A good end was told: the server may close.
+    ended: bool,
 }
 
 impl Crowd {
@@ -74,7 +76,7 @@ impl Crowd {
             let interest = Interest::READABLE | Interest::WRITABLE;
             poll.registry().register(&mut stream, Token(number), interest).expect("room in the poll");
             let decoder = Decoder::new(Role::Client, MESSAGE_BYTES_MAX);
-            Peer { stream, decoder, outgoing: Vec::new() }
+            Peer { stream, decoder, outgoing: Vec::new(), ended: false }
         });
         Crowd {
             peers: peers.collect(),
@@ -94,9 +96,9 @@ impl Crowd {
         self.peers[number].write();
     }
 
-    /// Waits up to `patience`, answers pings, and tells of every binary message: from whom, and what. What
-    /// `on_message` leaves in the buffer is sent back.
-    pub fn turn(&mut self, patience: Duration, mut on_message: impl FnMut(usize, &[u8], &mut Vec<u8>)) {
+    /// Waits up to `patience`, answers pings, and tells of every message: from whom, and what. What `on_message`
+    /// leaves in the buffer is sent back.
+    pub fn turn(&mut self, patience: Duration, mut on_message: impl FnMut(usize, Event<'_>, &mut Vec<u8>)) {
         match self.poll.poll(&mut self.events, Some(patience)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return,
             result => result.expect("the poll works"),
@@ -105,7 +107,7 @@ impl Crowd {
             let number = event.token().0;
             let peer = &mut self.peers[number];
             if event.is_readable() {
-                peer.read(&mut self.buffer, |message, out| on_message(number, message, out));
+                peer.read(&mut self.buffer, |event, out| on_message(number, event, out));
             }
             peer.write();
         }
@@ -113,18 +115,22 @@ impl Crowd {
 }
 
 impl Peer {
-    fn read(&mut self, buffer: &mut [u8], mut on_message: impl FnMut(&[u8], &mut Vec<u8>)) {
+    fn read(&mut self, buffer: &mut [u8], mut on_message: impl FnMut(Event<'_>, &mut Vec<u8>)) {
         loop {
             let count = match self.stream.read(buffer) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 result => result.expect("the connection holds"),
             };
+            if count == 0 && self.ended {
+                return;
+            }
             assert!(count > 0, "the server closed a connection");
             let mut input = &mut buffer[..count];
             while let Some(event) = self.decoder.next(&mut input).expect("the server keeps to the protocol") {
                 match event {
-                    Event::Binary(message) => on_message(message, &mut self.outgoing),
+                    Event::Close { code: Some(1000), .. } => self.ended = true,
+                    event @ (Event::Binary(_) | Event::Text(_)) => on_message(event, &mut self.outgoing),
                     Event::Ping(payload) => encode_pong(&mut self.outgoing, payload, MASK),
                     Event::Pong(_) => {}
                     other => panic!("the server sent {other:?}"),

@@ -63,14 +63,13 @@ impl Server {
     /// CPU time since it began to listen.
     pub fn cpu(&self) -> CpuTime {
         let process = self.process();
-        let stat = process.stat().expect("it runs");
-        let mut cpu = CpuTime { total: ticks(stat.utime + stat.stime), ..CpuTime::default() };
+        let mut cpu = CpuTime { total: cpu_of(process.pid()), ..CpuTime::default() };
         for task in process.tasks().expect("it runs").flatten() {
             // A thread may end between being listed and being read.
-            let (Ok(stat), Ok(schedule)) = (task.stat(), task.schedstat()) else { continue };
+            let Ok(schedule) = task.schedstat() else { continue };
             cpu.waited += Duration::from_nanos(schedule.run_delay);
             if task.tid == process.pid() {
-                cpu.poll_loop = ticks(stat.utime + stat.stime);
+                cpu.poll_loop = Duration::from_nanos(schedule.sum_exec_runtime);
             }
         }
         cpu - self.began
@@ -95,9 +94,18 @@ impl Server {
 
     /// A figure of `/metrics` that has no labels.
     pub fn metric(&self, name: &str) -> f64 {
+        let [value] = self.metrics([name]);
+        value
+    }
+
+    /// Figures of `/metrics` that have no labels, of the same moment.
+    pub fn metrics<const N: usize>(&self, names: [&str; N]) -> [f64; N] {
         let text = self.get("/metrics");
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
-        value.unwrap_or_else(|| panic!("/metrics has no {name}"))
+        names.map(|name| {
+            let value =
+                text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+            value.unwrap_or_else(|| panic!("/metrics has no {name}"))
+        })
     }
 
     /// The answer to a GET, which must be 200, head and body.
@@ -162,8 +170,18 @@ fn await_address(child: &mut Child) -> SocketAddr {
     told.recv_timeout(DEADLINE).expect("the server listens; what it said stands above")
 }
 
-fn ticks(count: u64) -> Duration {
-    Duration::from_secs_f64(count as f64 / procfs::ticks_per_second() as f64)
+/// CPU time of a process, to the nanosecond.
+fn cpu_of(pid: i32) -> Duration {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both write to valid places of their own.
+    let result = unsafe {
+        match libc::clock_getcpuclockid(pid, &mut clock) {
+            0 => libc::clock_gettime(clock, &mut time),
+            error => error,
+        }
+    };
+    assert_eq!(result, 0, "it runs");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Cores of the machine, whichever of them this program may use.
@@ -180,6 +198,13 @@ pub fn keep_off_the_servers_core() {
         println!("one core only: this program takes time from the server, and the figures show it");
     } else {
         bind_to(&rest).expect("the cores are there");
+    }
+}
+
+/// Binds the calling thread to the core of the server, which should have nothing to do meanwhile.
+pub fn bind_to_the_servers_core() {
+    if cores() > 1 {
+        bind_to(&[SERVER_CORE]).expect("the core is there");
     }
 }
 

@@ -1,6 +1,6 @@
 """Runs every conformance check against one server and prints the table; `tests/conformance/run` prepares all of it.
 
-    tests/conformance/run [--quick] [--only reference,triton,kserve,malformed]
+    tests/conformance/run [--quick] [--only reference,triton,kserve,malformed] [--only-models]
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--binary", type=Path, required=True, help="the suzu binary")
     parser.add_argument("--work", type=Path, required=True, help="where models and the log go")
     parser.add_argument("--quick", action="store_true", help="6 seconds of audio in each stream instead of a minute")
+    parser.add_argument("--only-models", action="store_true", help="make the models, for the benches, and test nothing")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--engine", choices=["rten", "onnxruntime"], default="rten",
                         help="what the server computes with by its configuration (SUZU_... variables reach it)")
@@ -64,6 +65,9 @@ def main() -> int:
     shutil.rmtree(folder, ignore_errors=True)
     types = make_models.BUILTIN_TYPES if asked.engine == "rten" else list(make_models.ELEMENT_TYPES)
     models = make_models.make(folder, types)
+    if asked.only_models:
+        print(f"{len(models)} models in {folder}")
+        return 0
     report = Report()
     with report.check("Silero's file is there"):
         expect("silero" in models, "the package silero-vad is not installed")

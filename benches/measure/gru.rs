@@ -1,0 +1,230 @@
+//! `gru`: streams through a recurrent model, whole server against the bare model in a loop.
+//!
+//! Streams of 32 ms chunks go through the GRU of `tests/conformance/make_models.py` (300,000 parameters, one window a
+//! chunk), each with its own state, as fast as results come back (a chunk of each stream on the way) or at real
+//! time. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches had
+//! on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same streams
+//! also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
+
+use super::bare::{self, Bare};
+use super::figures::{heading, line, percentiles, share, us};
+use super::peer::{self, Crowd, MASK};
+use super::process::{DEADLINE, Server};
+use super::ten::sample;
+use std::path::Path;
+use std::time::Duration;
+use suzu::driver::Clock;
+use suzu::time::Instant;
+use suzu::wire::message::{ServerMessage, Termination};
+use suzu::wire::websocket::{Event, encode_binary, encode_text};
+
+/// 512 samples at 16 kHz: a window of the model.
+const CHUNK: Duration = Duration::from_millis(32);
+const CHUNK_BYTES: usize = 1024;
+/// Time before the first chunk that counts.
+const BEFORE: Duration = Duration::from_millis(300);
+/// How often each is measured, in turns.
+const ROUNDS: usize = 3;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Pace {
+    /// The next chunk as soon as the last one has its result.
+    Full,
+    /// A chunk every 32 ms, the streams spread over that time.
+    RealTime,
+}
+
+/// What a stretch of streaming came to.
+#[derive(Default)]
+struct Stretch {
+    chunks: f64,
+    cpu: Duration,
+    /// Runs in a batch on average.
+    batch: f64,
+    /// From the sending of a chunk to its result.
+    latencies: Vec<Duration>,
+    took: Duration,
+}
+
+pub fn run(models: &Path, streams: &[usize], duration: Duration) {
+    bare::file(models, "gru");
+    let bare = Bare::gru(models);
+    let batched = Server::start(&["--models-dir", text(models)]);
+    let unbatched = Server::start(&["--models-dir", text(models), "--batch-max", "1"]);
+    let stretch = duration / ROUNDS as u32;
+    for &streams in streams {
+        heading(&format!("gru: {streams} streams, {} s of each kind", duration.as_secs()));
+        let servers = [
+            ("full speed", Pace::Full, &batched),
+            ("full speed, unbatched", Pace::Full, &unbatched),
+            ("real time", Pace::RealTime, &batched),
+        ];
+        let mut per_chunk = Vec::new();
+        for (name, pace, server) in servers {
+            let (mut served, mut alone, mut ratios) = (Stretch::default(), Duration::ZERO, Vec::new());
+            for _ in 0..ROUNDS {
+                let round = stream(server, streams, pace, stretch);
+                let rows = (round.batch.round() as usize).max(1);
+                let bare = bare.run(rows, stretch / 2).mul_f64(round.chunks);
+                ratios.push(round.cpu.div_duration_f64(bare));
+                alone += bare;
+                served.add(round);
+            }
+            line(name, "");
+            line("  runs in a batch on average", format!("{:.1}", served.batch / ROUNDS as f64));
+            line("  server CPU for a chunk", us(served.cpu.div_f64(served.chunks)));
+            line("  bare model, as many rows in a call", us(alone.div_f64(served.chunks)));
+            ratios.sort_by(f64::total_cmp);
+            let ratio = served.cpu.div_duration_f64(alone);
+            line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
+            line("  server CPU", share(served.cpu, served.took));
+            percentiles("  chunk to result", &mut served.latencies);
+            per_chunk.push(served.cpu.div_f64(served.chunks));
+        }
+        line(
+            "streams a core, batched against unbatched",
+            format!("{:.2}", per_chunk[1].div_duration_f64(per_chunk[0])),
+        );
+        line("the same bytes through /v1/echo, CPU", us(echo(&batched, streams, stretch)));
+    }
+    batched.stop();
+    unbatched.stop();
+}
+
+impl Stretch {
+    fn add(&mut self, other: Stretch) {
+        self.chunks += other.chunks;
+        self.cpu += other.cpu;
+        self.batch += other.batch;
+        self.took += other.took;
+        self.latencies.extend(other.latencies);
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("a path in UTF-8")
+}
+
+/// The sample in frames of one chunk.
+fn frames() -> Vec<Vec<u8>> {
+    let frame = |chunk: &[u8]| {
+        let mut frame = Vec::new();
+        encode_binary(&mut frame, chunk, MASK);
+        frame
+    };
+    sample().chunks_exact(CHUNK_BYTES).map(frame).collect()
+}
+
+/// A stream as its client knows it.
+#[derive(Default)]
+struct Progress {
+    sent: usize,
+    heard: usize,
+    /// When each chunk that has no result yet was sent.
+    departures: std::collections::VecDeque<Instant>,
+    end: Option<Box<Termination>>,
+}
+
+fn stream(server: &Server, streams: usize, pace: Pace, duration: Duration) -> Stretch {
+    let target = "/v1/stream?model=gru&sample_rate=16000";
+    let mut crowd = Crowd::new((0..streams).map(|_| peer::connect(server.addr, target)).collect());
+    let mut progress: Vec<Progress> = (0..streams).map(|_| Progress::default()).collect();
+    let (frames, clock) = (frames(), Clock::new());
+    let began = clock.instant();
+    let mut measured = None;
+    let mut stretch = Stretch::default();
+    loop {
+        let now = clock.instant();
+        if measured.is_none() && now > began + BEFORE {
+            let done = work(server);
+            measured = Some((clock.instant(), done, server.cpu()));
+        }
+        if let Some((start, before, cpu)) = &measured
+            && now > *start + duration
+        {
+            stretch.cpu = server.cpu().total - cpu.total;
+            stretch.took = clock.instant() - *start;
+            let [batches, runs, samples] = work(server);
+            stretch.chunks = (samples - before[2]) / (CHUNK_BYTES / 2) as f64;
+            stretch.batch = (runs - before[1]) / (batches - before[0]);
+            break;
+        }
+        let mut patience = Duration::from_millis(100);
+        for (number, progress) in progress.iter_mut().enumerate() {
+            let due = match pace {
+                Pace::Full if progress.sent == progress.heard => now,
+                Pace::Full => continue,
+                Pace::RealTime => {
+                    began + CHUNK * number as u32 / streams as u32 + CHUNK * progress.sent as u32
+                }
+            };
+            if due <= now {
+                crowd.send(number, &frames[(progress.sent + 37 * number) % frames.len()]);
+                progress.sent += 1;
+                progress.departures.push_back(now);
+            } else {
+                patience = patience.min(due - now);
+            }
+        }
+        listen(&mut crowd, patience, &mut progress, &clock, measured.is_some(), &mut stretch.latencies);
+    }
+    finish(&mut crowd, &mut progress, &clock);
+    stretch
+}
+
+/// Batches, runs and samples that have been inferred.
+fn work(server: &Server) -> [f64; 3] {
+    server.metrics(["suzu_batch_size_count", "suzu_batch_size_sum", "suzu_samples_processed_total"])
+}
+
+/// Takes what comes; notes how long chunks took if they count.
+fn listen(
+    crowd: &mut Crowd,
+    patience: Duration,
+    progress: &mut [Progress],
+    clock: &Clock,
+    counts: bool,
+    latencies: &mut Vec<Duration>,
+) {
+    crowd.turn(patience, |number, event, _| {
+        let Event::Text(text) = event else { panic!("the server sent {event:?}") };
+        let progress = &mut progress[number];
+        match ServerMessage::parse(text).expect("a message") {
+            ServerMessage::Results(results) => {
+                let rows = results.outputs[0].shape[0];
+                progress.heard += rows;
+                let now = clock.instant();
+                let departed = progress.departures.drain(..rows).map(|departed| now - departed);
+                latencies.extend(departed.filter(|_| counts));
+            }
+            ServerMessage::Termination(end) => progress.end = Some(end),
+            ServerMessage::Begin(_) | ServerMessage::AudioAdded(_) => {}
+            other => panic!("the server sent {other:?}"),
+        }
+    });
+}
+
+/// Ends every stream; all audio must have gone through the model.
+fn finish(crowd: &mut Crowd, progress: &mut [Progress], clock: &Clock) {
+    let mut close = Vec::new();
+    encode_text(&mut close, r#"{"type":"CloseStream"}"#, MASK);
+    (0..progress.len()).for_each(|number| crowd.send(number, &close));
+    let began = clock.instant();
+    while progress.iter().any(|progress| progress.end.is_none()) {
+        assert!(clock.instant() - began < DEADLINE, "a stream does not end");
+        listen(crowd, Duration::from_millis(100), progress, clock, false, &mut Vec::new());
+    }
+    for progress in progress {
+        let ledger = progress.end.as_ref().expect("it ended").ledger;
+        let sent = (progress.sent * CHUNK_BYTES / 2) as u64;
+        assert_eq!((ledger.received, ledger.processed, progress.heard), (sent, sent, progress.sent));
+    }
+}
+
+/// CPU for a message of a chunk's size there and back, with one of each connection on the way.
+fn echo(server: &Server, connections: usize, duration: Duration) -> Duration {
+    let streams = (0..connections).map(|_| peer::connect(server.addr, "/v1/echo")).collect();
+    let mut crowd = Crowd::new(streams);
+    let (count, cpu) = super::echo::play(&mut crowd, server, CHUNK_BYTES, 1, duration, &Clock::new());
+    cpu.div_f64(count as f64)
+}
