@@ -168,7 +168,7 @@ fn kinds() -> [Kind; 3] {
         bytes.len()
     );
     let json = |numbers: Vec<String>| {
-        format!(r#"{{"inputs":[{input}"data":[{}]}}]}}"#, numbers.join(",")).into_bytes()
+        format!(r#"{{"inputs":[{input}"data":[{}]}}]}}"#, numbers.join(", ")).into_bytes()
     };
     [
         Kind { name: "binary", header_len: Some(header.len()), body: [header.as_bytes(), &bytes].concat() },

@@ -189,16 +189,17 @@ impl Repository {
         let (manifest, has_manifest) = read_manifest(&entry.folder)?;
         let kind = manifest.platform.unwrap_or(self.options.engine);
         let engine = onnx::open(&file, kind, self.options.library.as_deref())?;
-        let options = ModelOptions {
+        let mut options = ModelOptions {
             elements_max: self.options.elements_max,
             file_bytes: folder_bytes(&entry.folder)?,
+            costs: Vec::new(),
         };
-        let open = |manifest: &Manifest| {
-            open_model(&entry.name, entry.version, manifest, Arc::clone(&engine), &options)
+        let open = |manifest: &Manifest, options: &ModelOptions| {
+            open_model(&entry.name, entry.version, manifest, Arc::clone(&engine), options)
                 .map_err(|why| named(&file, &why))
         };
         let mut manifest = manifest;
-        let mut served = open(&manifest)?;
+        let mut served = open(&manifest, &options)?;
         let mut graph = graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
         let most = self.options.batch_max.min(manifest.batch.max.unwrap_or(ROWS_MAX)).max(1);
         let sizes = sizes(most, &manifest.batch.preferred);
@@ -209,12 +210,12 @@ impl Repository {
             None => None,
         };
         let best = calibration.as_ref().map(|calibration| calibration.best);
-        let is_shared = matches!(graph.batching(), Batching::Shared { .. });
-        if let (Some(best), None, [], true) =
-            (best, manifest.batch.max, &manifest.batch.preferred[..], is_shared)
-        {
-            manifest.batch.max = Some(best);
-            served = open(&manifest)?;
+        if let (Some(calibration), Batching::Shared { .. }) = (&calibration, graph.batching()) {
+            if manifest.batch.preferred.is_empty() {
+                manifest.batch.max.get_or_insert(calibration.best);
+            }
+            options.costs.clone_from(&calibration.table);
+            served = open(&manifest, &options)?;
             graph = self::graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
         }
         let used: Vec<usize> =

@@ -3,6 +3,9 @@
 //! Owns the queues of those who are ready (each at most once) and the batches in flight with their time limits. Fair
 //! between members: first ready, first served, one run a turn. Never touches a session, a request or its data.
 //!
+//! While a worker is free, whoever is due goes. While none is, only a full batch goes and waits for the next one: who would
+//! go in a smaller batch loses nothing by staying, and meets company.
+//!
 //! Invariants: a member is queued at most once; batches in flight never exceed `in_flight_max`.
 
 use crate::id::{BatchId, CallId, ModelId, SessionId};
@@ -98,6 +101,7 @@ pub struct Overdue {
 
 /// The queues towards the workers.
 pub struct Batcher {
+    workers: usize,
     in_flight_max: usize,
     lines: BTreeMap<Queue, Line>,
     in_flight: BTreeMap<BatchId, InFlight>,
@@ -107,9 +111,10 @@ pub struct Batcher {
 }
 
 impl Batcher {
-    /// Without queues. `in_flight_max` batches may be with the workers: one that runs and one that waits for each.
-    pub fn new(in_flight_max: usize) -> Self {
+    /// Without queues, for so many workers. `in_flight_max` batches may be with them: those that run and those that wait.
+    pub fn new(workers: usize, in_flight_max: usize) -> Self {
         Self {
+            workers,
             in_flight_max,
             lines: BTreeMap::new(),
             in_flight: BTreeMap::new(),
@@ -161,11 +166,17 @@ impl Batcher {
         self.in_flight.len() + self.abandoned.len() < self.in_flight_max
     }
 
-    /// Of the queues that are full or have waited long enough, the one whose first has waited longest.
+    fn has_free_worker(&self) -> bool {
+        self.in_flight.len() + self.abandoned.len() < self.workers
+    }
+
+    /// Of the queues that are full, or for which a worker is free and that have waited long enough, the one whose
+    /// first has waited longest.
     fn next_queue(&self, now: Instant) -> Option<Queue> {
+        let free = self.has_free_worker();
         let due = |line: &Line| {
             let first = line.ready.front()?;
-            let due = line.is_full() || now >= first.since + line.policy.queue_delay_max;
+            let due = line.is_full() || free && now >= first.since + line.policy.queue_delay_max;
             (due && line.may_depart()).then_some(first.since)
         };
         let oldest = self.lines.iter().filter_map(|(queue, line)| Some((due(line)?, *queue)));
@@ -226,8 +237,8 @@ impl Batcher {
     /// When something here becomes due: a queue's delay or a batch's time limit.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let overdue = self.in_flight.values().map(|batch| batch.deadline).min();
-        let room = self.has_place();
-        let lines = self.lines.values().filter(|line| room && line.may_depart());
+        let (room, free) = (self.has_place(), self.has_free_worker());
+        let lines = self.lines.values().filter(|line| room && line.may_depart() && (free || line.is_full()));
         let due = |line: &Line| Some(line.ready.front()?.since + line.policy.queue_delay_max);
         [overdue, lines.filter_map(due).min()].into_iter().flatten().min()
     }
@@ -307,7 +318,7 @@ mod tests {
     }
 
     fn batcher(policy: BatchPolicy, in_flight_max: usize) -> Batcher {
-        let mut batcher = Batcher::new(in_flight_max);
+        let mut batcher = Batcher::new(in_flight_max, in_flight_max);
         batcher.open(queue(0), policy.clone());
         batcher.open(queue(1), policy);
         batcher
@@ -378,6 +389,27 @@ mod tests {
         assert!(batcher.form(at(1)).is_none());
         assert!(batcher.complete(first.id));
         assert_eq!(batcher.form(at(1)).unwrap().queue, queue(0));
+    }
+
+    #[test]
+    fn while_no_worker_is_free_only_full_batches_go() {
+        let mut batcher = Batcher::new(1, 2);
+        batcher.open(queue(0), policy(2, 0));
+        let go = |batcher: &mut Batcher, ms| {
+            let Formed { id, queue, members } = batcher.form(at(ms))?;
+            batcher.depart(id, queue, members.clone(), at(ms));
+            Some((id, members))
+        };
+        batcher.admit(queue(0), session(0), at(0));
+        let (first, _) = go(&mut batcher, 0).expect("a worker is free");
+        batcher.admit(queue(0), session(1), at(1));
+        assert!(go(&mut batcher, 1).is_none());
+        assert_eq!(batcher.poll_timeout(), Some(at(1000)), "nothing is due but the time limit");
+        batcher.admit(queue(0), session(2), at(2));
+        assert_eq!(go(&mut batcher, 2).expect("it is full").1, [session(1), session(2)]);
+        batcher.admit(queue(0), session(3), at(3));
+        assert!(batcher.complete(first));
+        assert!(go(&mut batcher, 3).is_none(), "the worker has the full one");
     }
 
     #[test]

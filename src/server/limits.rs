@@ -149,7 +149,8 @@ pub fn worker_count(config: &Config) -> usize {
     config.worker_count(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
 }
 
-/// Batches that may be with the workers: one that runs and one that waits for each, so none idles for the loop.
+/// Batches that may be with the workers: one that runs and, if it is full, one that waits for each, so that under load
+/// none idles for the loop.
 pub fn batches_in_flight_max(config: &Config) -> usize {
     worker_count(config) * 2
 }

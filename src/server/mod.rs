@@ -126,7 +126,7 @@ impl Server {
         bound.check(&config)?;
         limits::check_models(&config, &models)?;
         let mut server = Server {
-            batcher: Batcher::new(limits::batches_in_flight_max(&config)),
+            batcher: Batcher::new(worker_count(&config), limits::batches_in_flight_max(&config)),
             metrics: Metrics::new(config.slow_request),
             budgets: Budgets::default(),
             random: Random::new(seed),

@@ -52,6 +52,22 @@ const WORDS: &[&[u8]] = &[
     b"fmt ",
     b"data",
     b"#",
+    b"\"inputs\":[",
+    b"\"name\":\"X\",",
+    b"\"shape\":[",
+    b"\"datatype\":\"FP32\",",
+    b"\"datatype\":\"INT64\",",
+    b"\"data\":[",
+    b"\"parameters\":{\"binary_data_size\":",
+    b"\"parameters\":{\"classification\":2}",
+    b"\"sequence_id\":",
+    b",-0.12345678901234567",
+    b"e-5",
+    b"\\u00e9",
+    b"\x1f\x8b\x08\x00",
+    b"\n[audio]\n",
+    b"\n[[output]]\nname = \"y\"\n",
+    b"\nhop = 160\n",
 ];
 
 macro_rules! smoke {
@@ -84,11 +100,15 @@ smoke! {
     http_body: 5000;
     http_request: 2000;
     http_response: 5000;
+    infer: 4000;
+    manifest: 2000;
     pcm: 3000;
+    repository_request: 5000;
     server: 300;
     server_message: 5000;
     server_split: 500;
     stream_params: 2000;
+    unpack: 700;
     wav: 3000;
     websocket: 4000;
 }

@@ -1,7 +1,7 @@
 //! What `suzu models check` prints of a model.
 
 use crate::model::onnx::manifest::Postprocess;
-use crate::model::onnx::{Batching, Calibration, Graph, Manifest, Port};
+use crate::model::onnx::{Batching, Calibration, Division, Graph, Manifest, Port};
 use crate::model::{
     Datatype, Event, EventKind, Failure, Findings, IndexEntry, Lane, Loaded, MODEL_FILE, Model, ModelSpec,
     Served, Tensor, TensorData, TensorLane, TensorModel, elements,
@@ -151,8 +151,20 @@ fn batching(page: &mut Page, served: &Served, loaded: &Loaded) {
     }
     if let Some(Calibration { table, best }) = &loaded.calibration {
         page.line("batching", &format!("{:>6} {:>10}", "rows", "us/row"));
+        let division = Division::of(table);
         for timed in table {
-            let mark = if timed.rows == *best { "  <- best" } else { "" };
+            let parts = division.parts(timed.rows);
+            let mark = match parts[..] {
+                _ if timed.rows == *best => "  <- best".to_owned(),
+                [_] | [] => String::new(),
+                [first, ..] if parts.iter().all(|part| *part == first) => {
+                    format!("  faster in {} calls of {first}", parts.len())
+                }
+                _ => format!(
+                    "  faster in calls of {}",
+                    parts.iter().map(usize::to_string).collect::<Vec<_>>().join(" + ")
+                ),
+            };
             page.line("batching", &format!("{:>6} {:>10.1}{mark}", timed.rows, timed.us_per_row));
         }
     }

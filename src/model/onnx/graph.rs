@@ -6,10 +6,11 @@
 //! Invariants: rows of different lanes meet only in a call of the engine, never in a state; a state changes only when
 //! everything of its lane came out right. What a thread keeps for the next call is the room that its largest call took.
 
+use super::division::Division;
 use super::engine::{Engine, Port};
 use super::layout::{Layout, Slot};
 use super::plan::Plan;
-use super::trial::Batching;
+use super::trial::{Batching, Timed};
 use super::view::{Rows, View};
 use crate::model::pipeline::panic_message;
 use crate::model::{Failure, Tensor, TensorData, elements};
@@ -22,6 +23,7 @@ pub struct Graph {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) layout: Layout,
     pub(super) batching: Batching,
+    division: Division,
     /// The dimensions of each input in rehearsals, with one row.
     pub(super) samples: Vec<Vec<usize>>,
 }
@@ -69,9 +71,15 @@ impl Graph {
     pub fn new(engine: Arc<dyn Engine>, plan: &Plan) -> Result<Graph, String> {
         let layout = Layout::resolve(&*engine, plan)?;
         let batching = Batching::Alone("not tried yet".into());
-        let mut graph = Graph { engine, layout, batching, samples: Vec::new() };
+        let division = Division::default();
+        let mut graph = Graph { engine, layout, batching, division, samples: Vec::new() };
         graph.try_out(plan)?;
         Ok(graph)
+    }
+
+    /// The same, told how long calls of some sizes take, ascending from 1: rows that share a call are divided by that.
+    pub fn with_costs(self, costs: &[Timed]) -> Graph {
+        Graph { division: Division::of(costs), ..self }
     }
 
     /// The inputs that lanes bring: neither states nor constants.
@@ -151,9 +159,23 @@ impl Graph {
                         members.push(lane);
                     }
                 }
-                self.infer(lanes, members, gathered);
+                self.infer_divided(lanes, members, gathered);
             }
         });
+    }
+
+    /// Infers some lanes in the calls that take the least time.
+    fn infer_divided(&self, lanes: &mut [GraphLane<'_>], members: &[usize], gathered: &mut Vec<Tensor>) {
+        let mut rest = members;
+        while !rest.is_empty() {
+            let rows = |members: &[usize]| members.iter().map(|&member| self.rows(&lanes[member])).sum();
+            let size = self.division.next(rows(rest));
+            // A lane's rows stay together, so a call may get fewer than it should; never none.
+            let fitting = (1..=rest.len()).take_while(|&count| rows(&rest[..count]) <= size).last();
+            let (part, behind) = rest.split_at(fitting.unwrap_or(1));
+            self.infer(lanes, part, gathered);
+            rest = behind;
+        }
     }
 
     /// Infers some lanes in one call, or if that fails in one call each, so that only those fail that are to blame.

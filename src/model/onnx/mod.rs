@@ -10,6 +10,7 @@
 //! Invariants: what a lane gets does not depend on who shares its call, up to the rounding of the engine's kernels; a
 //! lane that fails leaves its state as it was, and no other lane fails with it.
 
+mod division;
 mod ear;
 mod engine;
 mod explain;
@@ -31,6 +32,7 @@ mod test_models;
 mod trial;
 mod view;
 
+pub use division::Division;
 pub use engine::{Engine, EngineKind, Port, PortDim, open};
 pub use explain::{ConstantView, StateView};
 pub use features::{FeatureBench, FilterBank};

@@ -3,7 +3,7 @@
 //! Tells models of tensors from models that hear streams, and bounds what either takes in memory. Called by whoever
 //! loads models, never while serving. Reads no file: engine and manifest are handed in.
 
-use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, Plan, TensorsPlan};
+use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, Plan, TensorsPlan, Timed};
 use crate::model::Served;
 use std::sync::Arc;
 
@@ -15,6 +15,8 @@ pub struct ModelOptions {
     pub elements_max: usize,
     /// Bytes of the ONNX file with the files that it refers to.
     pub file_bytes: usize,
+    /// How long calls of some sizes take, ascending from 1, if that was measured: see [`Graph::with_costs`].
+    pub costs: Vec<Timed>,
 }
 
 /// Makes a model of an open file: one that hears streams if the manifest has `[audio]`, else one of tensors. `name` and
@@ -36,10 +38,10 @@ pub fn open_model(
     options: &ModelOptions,
 ) -> Result<Served, String> {
     if let Some(audio) = &manifest.audio {
-        let stream = OnnxStream::new(name, version, manifest, audio, engine, options.file_bytes)?;
+        let stream = OnnxStream::new(name, version, manifest, audio, engine, options)?;
         return Ok(Served::Audio(Arc::new(stream)));
     }
-    let graph = Graph::new(engine, &manifest.plan())?;
+    let graph = Graph::new(engine, &manifest.plan())?.with_costs(&options.costs);
     let labelled = manifest.outputs.iter().filter(|output| !output.labels.is_empty());
     let labels = labelled.map(|output| {
         (output.name.clone(), output.labels.iter().map(|label| label.as_str().into()).collect())

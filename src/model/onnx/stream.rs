@@ -14,6 +14,7 @@ use super::judge::{Judge, JudgeMemory};
 use super::layout::{Layout, fits};
 use super::manifest::{Activation, Audio, Manifest, OutputKind, Side};
 use super::plan::{Axis, Plan};
+use super::served::ModelOptions;
 use super::trial::Batching;
 use super::view::{Elements, View};
 use crate::model::{
@@ -61,8 +62,7 @@ thread_local! {
 }
 
 impl OnnxStream {
-    /// Serves a file as `manifest` with its `audio` says, under a name and a version. `file_bytes` is the size of the
-    /// file. Runs it a few times.
+    /// Serves a file as `manifest` with its `audio` says, under a name and a version. Runs it a few times.
     ///
     /// # Errors
     /// As [`super::open_model`].
@@ -72,14 +72,14 @@ impl OnnxStream {
         manifest: &Manifest,
         audio: &Audio,
         engine: Arc<dyn Engine>,
-        file_bytes: usize,
+        options: &ModelOptions,
     ) -> Result<OnnxStream, String> {
         let mut plan = manifest.plan();
         let input = find_input(&*engine, audio, &plan)?;
         let layout = find_layout(&input, manifest, audio)?;
         let shape = shape_of(&layout, manifest, audio);
         put_into(&mut plan, &input, &layout, &shape)?;
-        let graph = Graph::new(engine, &plan)?;
+        let graph = Graph::new(engine, &plan)?.with_costs(&options.costs);
         check_outputs(&graph, manifest)?;
         let ear = Ear::new(manifest, audio, &layout);
         let rows = learn_rows(&graph, &ear, &shape)?;
@@ -109,7 +109,7 @@ impl OnnxStream {
             outputs,
             state_bytes,
             batched: matches!(graph.batching(), Batching::Shared { .. }),
-            weights_bytes: 2 * file_bytes + call_bytes,
+            weights_bytes: 2 * options.file_bytes + call_bytes,
             limits,
         };
         Ok(OnnxStream { spec, graph, ear, shape, outlets, judge })

@@ -17,7 +17,7 @@ const TCN: &str = "[audio]\nsample_rate = 16000\nwindow = 170\nhop = 80\n[featur
                    [[const]]\nname = \"rate\"\nvalue = 16000";
 
 fn options() -> ModelOptions {
-    ModelOptions { elements_max: 1_000, file_bytes: 5_000 }
+    ModelOptions { elements_max: 1_000, file_bytes: 5_000, costs: Vec::new() }
 }
 
 fn opened(file: &str, text: &str) -> Vec<Result<Served, String>> {

@@ -150,10 +150,19 @@ fn size_byte(value: u64, digits: u8, byte: u8) -> Result<Stage, Fault> {
     }
 }
 
+/// Room is made for what is left, but for no more than this many times what has come: a length that is only declared
+/// must not take memory.
+const GROWTH: usize = 8;
+
 /// Copies at most `left` bytes and gives how many are then left.
 fn copy(left: u64, input: &mut &[u8], out: &mut Vec<u8>) -> u64 {
-    let length = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+    let left_bytes = usize::try_from(left).unwrap_or(usize::MAX);
+    let length = left_bytes.min(input.len());
     let (content, rest) = input.split_at(length);
+    if out.capacity() - out.len() < length {
+        // Large bodies come in many pieces, and doubling would move them again and again.
+        out.reserve(left_bytes.min(GROWTH * (out.len() + length) - out.len()));
+    }
     out.extend_from_slice(content);
     *input = rest;
     left - length as u64

@@ -470,6 +470,16 @@ fn responses_frame_themselves() {
 }
 
 #[test]
+fn a_declared_length_takes_no_memory_before_its_bytes_come() {
+    let mut decoder = BodyDecoder::new(&BodyFraming::Length(8 << 20), 16 << 20).unwrap();
+    let mut body = Vec::new();
+    assert!(!decoder.decode(&mut &[b'x'; 1000][..], &mut body).unwrap());
+    assert!((1000..=8000).contains(&body.capacity()), "{}", body.capacity());
+    assert!(!decoder.decode(&mut &[b'x'; 60_000][..], &mut body).unwrap());
+    assert!(body.capacity() <= 8 * 61_000, "{}", body.capacity());
+}
+
+#[test]
 fn a_body_in_pieces_says_where_it_ends() {
     let response = Response::new(200).with_header("X-A", "b");
     let head = |length, keep_alive| {

@@ -2,6 +2,7 @@
 //!
 //! Floats take a short way that is exactly right and fall back to `str::parse` where it cannot be sure.
 
+use super::floats::{self, ERROR_MAX, WHOLE_POWERS, eight_at, eight_digits, settles_f32};
 use super::json::Json;
 use super::{dims, invalid, malformed, quoted};
 use crate::model::{Datatype, TensorData};
@@ -41,6 +42,10 @@ pub(super) fn parse(
 trait Element: Sized {
     /// The element at `json.at`, which is moved behind it; `None` if there is none of this type.
     fn read(json: &mut Json<'_>) -> Option<Self>;
+
+    /// A short way for elements as they are usually written, with the commas behind them, as long as `data` has fewer
+    /// than `most`. Where it ends the next element begins.
+    fn read_usual(_json: &mut Json<'_>, _data: &mut Vec<Self>, _most: usize) {}
 }
 
 struct Walk<'a> {
@@ -144,6 +149,8 @@ impl Walk<'_> {
         }
         loop {
             json.peek();
+            T::read_usual(json, data, self.elements);
+            json.peek();
             let start = json.at;
             let Some(element) = T::read(json) else {
                 return Err(self.wrong_element(json, start, data.len()));
@@ -154,7 +161,7 @@ impl Walk<'_> {
             }
             data.push(element);
             match json.bytes().get(json.at) {
-                // As Python prints it; anything else takes the long way.
+                // As it is usually printed; anything else takes the long way.
                 Some(b',') => json.at += 1,
                 _ => match json.peek() {
                     Some(b',') => json.at += 1,
@@ -225,7 +232,10 @@ macro_rules! integers {
 integers! { u8 u16 u32 u64 i8 i16 i32 i64 }
 
 impl Element for f32 {
-    #[inline]
+    fn read_usual(json: &mut Json<'_>, data: &mut Vec<Self>, most: usize) {
+        json.at = floats::read(json.bytes(), json.at, data, most);
+    }
+
     fn read(json: &mut Json<'_>) -> Option<Self> {
         let decimal = Decimal::scan(json.bytes(), json.at)?;
         let value = match decimal.to_f32() {
@@ -309,13 +319,14 @@ impl Decimal {
             let first = at;
             let mut power = 0i32;
             while byte(at).is_ascii_digit() {
-                // Far beyond what any float holds; no need to know how far.
-                power = (power * 10 + i32::from(byte(at) - b'0')).min(100_000);
+                power = power.saturating_mul(10).saturating_add(i32::from(byte(at) - b'0'));
                 at += 1;
             }
             if at == first {
                 return None;
             }
+            // Beyond what digits before it can make up for: no body has so many.
+            let power = power.min(1_000_000_000);
             exponent = exponent.checked_add(if minus { -power } else { power })?;
         }
         // "01" is no number of JSON's, and neither is "1x".
@@ -328,15 +339,8 @@ impl Decimal {
         std::str::from_utf8(&json.bytes()[self.start..self.end]).unwrap_or_default()
     }
 
-    /// The nearest FP32, if the short way is sure of it: the value is computed as an FP64 with an error below 4 units
-    /// of its last place (the mantissa, the power and their product are each rounded once), which settles the FP32
-    /// unless the value lies that near to the middle between two of them.
-    #[inline]
+    /// The nearest FP32, if the short way is sure of it.
     fn to_f32(&self) -> Option<f32> {
-        /// The bits of an FP64's mantissa that an FP32 does not have.
-        const BELOW: u64 = (1 << 29) - 1;
-        const MIDDLE: u64 = 1 << 28;
-        const ERROR_MAX: u64 = 8;
         let sign = if self.negative { -1.0 } else { 1.0 };
         if self.digits > DIGITS_EXACT {
             return None;
@@ -346,10 +350,9 @@ impl Decimal {
         }
         let power = POWERS.get(usize::try_from(self.exponent + POWER_MIN).ok()?)?;
         let value = self.mantissa as f64 * power;
-        let sure = (value.to_bits() & BELOW).abs_diff(MIDDLE) > ERROR_MAX;
         // Away from both ends of the range: subnormal numbers have fewer bits, and the greatest have no neighbour.
         let inside = value > 2.0 * f64::from(f32::MIN_POSITIVE) && value < f64::from(f32::MAX) / 2.0;
-        (sure && inside).then(|| (value as f32).copysign(sign))
+        (inside && settles_f32(value, ERROR_MAX)).then(|| (value as f32).copysign(sign))
     }
 
     /// The nearest FP64, if both the mantissa and the power are exact, so that only their product is rounded
@@ -376,41 +379,25 @@ impl Decimal {
 #[inline]
 fn scan_digits(text: &[u8], at: &mut usize, value: &mut u64) -> usize {
     let start = *at;
-    loop {
-        let Some(chunk) = text.get(*at..).and_then(|rest| rest.first_chunk::<8>()) else {
-            while let Some(digit @ b'0'..=b'9') = text.get(*at).copied() {
-                *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
-                *at += 1;
-            }
-            return *at - start;
-        };
-        // Digits become 0 to 9; whatever is greater gets its highest bit set. A carry reaches later bytes only.
-        let digits = u64::from_le_bytes(*chunk) ^ 0x3030_3030_3030_3030;
-        let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & 0x8080_8080_8080_8080;
-        if others == 0 {
+    while *at + 8 <= text.len() {
+        let (digits, count) = eight_at(text, *at);
+        *at += count;
+        if count == 8 {
             *value = value.wrapping_mul(100_000_000).wrapping_add(eight_digits(digits));
-            *at += 8;
             continue;
         }
-        let count = others.trailing_zeros() / 8;
         if count > 0 {
-            // The first `count` move to the end, zeros stand before them.
+            // They move to the end, zeros stand before them.
             let few = eight_digits(digits << (64 - 8 * count));
-            *value = value.wrapping_mul(10u64.pow(count)).wrapping_add(few);
-            *at += count as usize;
+            *value = value.wrapping_mul(WHOLE_POWERS[count]).wrapping_add(few);
         }
         return *at - start;
     }
-}
-
-/// Eight digits, a byte each, the first in the lowest byte: pairs, then fours, then all.
-#[inline]
-fn eight_digits(digits: u64) -> u64 {
-    let pairs = digits.wrapping_mul(10).wrapping_add(digits >> 8);
-    let mask = 0x0000_00FF_0000_00FF;
-    let low = (pairs & mask).wrapping_mul(100 + (1_000_000 << 32));
-    let high = ((pairs >> 16) & mask).wrapping_mul(1 + (10_000 << 32));
-    low.wrapping_add(high) >> 32
+    while let Some(digit @ b'0'..=b'9') = text.get(*at).copied() {
+        *value = value.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+        *at += 1;
+    }
+    *at - start
 }
 
 /// `POWERS[0]` is ten to the minus of this.

@@ -22,6 +22,7 @@ mod check;
 mod classify;
 mod describe;
 mod elements;
+mod floats;
 mod json;
 mod repository;
 mod request;

@@ -261,9 +261,16 @@ proptest! {
     #[test]
     fn floats_are_those_of_the_standard_library(text in floats()) {
         let expected = text.parse::<f32>().unwrap();
-        match input("FP32", "[1]", &format!("[{text}]")) {
-            Ok(TensorData::Fp32(data)) => prop_assert_eq!(data[0].to_bits(), expected.to_bits(), "{}", text),
-            _ => prop_assert!(!expected.is_finite(), "{}", text),
+        // At the end of the text, and with much behind it: the short way looks ahead.
+        let more = " ".repeat(40);
+        for data in [format!("[{text}]"), format!("[{text}{more}]"), format!("[{text},{more}{text}]")] {
+            let shape = if data.contains(',') { "[2]" } else { "[1]" };
+            match input("FP32", shape, &data) {
+                Ok(TensorData::Fp32(data)) => {
+                    prop_assert!(data.iter().all(|x| x.to_bits() == expected.to_bits()), "{text}: {data:?}");
+                }
+                _ => prop_assert!(!expected.is_finite(), "{}", text),
+            }
         }
         let expected = text.parse::<f64>().unwrap();
         match input("FP64", "[1]", &format!("[{text}]")) {
@@ -280,6 +287,17 @@ proptest! {
     }
 }
 
+#[test]
+fn a_long_fraction_makes_up_for_a_great_exponent() {
+    let number = |zeros: usize, exponent: u32| format!("[0.{}1e{exponent}]", "0".repeat(zeros));
+    let read = |text: &str, datatype: &str| input(datatype, "[1]", text);
+    assert_eq!(read(&number(99_990, 100_050), "FP64").unwrap(), TensorData::Fp64(vec![1e59]));
+    assert!(read(&number(99_990, 100_050), "FP32").is_err(), "an FP32 is finite");
+    assert_eq!(read(&number(99_990, 99_990), "FP32").unwrap(), TensorData::Fp32(vec![0.1]));
+    assert_eq!(read("[0.0e99999999999]", "FP32").unwrap(), TensorData::Fp32(vec![0.0]));
+    assert_eq!(read("[1e-99999999999]", "FP64").unwrap(), TensorData::Fp64(vec![0.0]));
+}
+
 /// Numbers of JSON's grammar: of any digits, as Python prints them, and in and about the middle of two FP32.
 fn floats() -> impl Strategy<Value = String> {
     let middle = (any::<u32>(), -2i64..3).prop_map(|(bits, off)| {
@@ -288,10 +306,17 @@ fn floats() -> impl Strategy<Value = String> {
         let near = f64::from_bits(middle.to_bits().saturating_add_signed(off));
         format!("{near:e}")
     });
+    // The same as fractions, cut to every length from which the middle may or may not be told.
+    let cut_middle = (0.0001f32..9.9, 3usize..60).prop_map(|(low, digits)| {
+        let middle = (f64::from(low) + f64::from(f32::from_bits(low.to_bits() + 1))) / 2.0;
+        format!("{middle:.digits$}")
+    });
     prop_oneof![
         "-?(0|[1-9][0-9]{0,24})(\\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?",
+        "-?[0-9]\\.[0-9]{1,26}",
         "-?0\\.0{0,4}[1-9][0-9]{5,17}",
         any::<u32>().prop_map(|bits| format!("{:?}", f64::from(f32::from_bits(bits & !(1 << 23))))),
         middle,
+        cut_middle,
     ]
 }

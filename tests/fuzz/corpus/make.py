@@ -4,6 +4,7 @@ import json
 import os
 import random
 import struct
+import zlib
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -194,5 +195,151 @@ def scripts():
                  for _ in range(chance.randrange(12))))
 
 
-for write in (heads, websockets, messages, values, scripts):
+def tensor(name, datatype, shape, data=None, size=None):
+    """An input, its data as text: how a number is spelt is what matters."""
+    given = f'"data":{data}' if size is None else f'"parameters":{{"binary_data_size":{size}}}'
+    return f'{{"name":"{name}","shape":{json.dumps(shape)},"datatype":"{datatype}",{given}}}'
+
+
+def requests():
+    """What stands first counts the bytes behind the JSON."""
+
+    def infer(name, inputs, behind=b"", more=""):
+        text = '{"inputs":[' + ",".join(inputs) + "]" + more + "}"
+        seed("infer", name, struct.pack("<H", len(behind)) + text.encode() + behind)
+
+    def spelt(name, datatype, numbers):
+        infer(name, [tensor("X", datatype, [len(numbers)], "[" + ",".join(numbers) + "]")])
+
+    digits = "314159265358979323846264338327950288"
+    spellings = {
+        "plain": ["0.1", "-0.0", "0", "-0", "1e-5", "1E+3", "0.5e1", "3.4028235e38", "-1.4e-45", "16777217", "123456.75"],
+        "digits": ["0." + digits[:count] for count in (15, 16, 17, 18, 19, 24)] + ["-" + digits[0] + "." + digits[1:17]],
+        "long": [digits[:17], digits[:20], "-" + digits[:19] + ".5", "0.000001234567890123456", digits + "e-35", "1e-400"],
+        # In the middle between two FP32, a little below and a little above.
+        "middle": ["1.000000059604644775390625", "1.0000000596046447", "1.0000000596046448", "1.000000178813934326171875",
+                   "5.960464477539063e-8", "0.1000000014901161193847656"],
+        "zeros": ["0.0000000000000000", "0.00000000000000000000001", "1.0000000000000000000000", "0e5", "-0e-5", "0.10"],
+    }
+    for name, numbers in spellings.items():
+        for datatype in ("FP32", "FP64"):
+            spelt(f"{datatype.lower()}-{name}", datatype, numbers)
+    spelt("fp16", "FP16", ["0.1", "-65504", "65519", "6e-8", "2.9802322387695313e-8", "1e-9", "1.00048828125"])
+    spelt("int64", "INT64", ["0", "-0", "9223372036854775807", "-9223372036854775808", "12345678", "-123456789"])
+    spelt("uint64", "UINT64", ["18446744073709551615", "-0", "10000000000000000000"])
+    spelt("int8", "INT8", ["-128", "127"])
+    spelt("uint16-over", "UINT16", ["65535", "65536"])
+    spelt("huge", "FP32", ["1", "1e39"])
+    spelt("no-number", "FP64", ["01", "1.", "+1", "NaN"])
+    infer("bool", [tensor("B", "BOOL", [2], "[true, false]")])
+    infer("bytes", [tensor("S", "BYTES", [3], json.dumps(["a]\n\"", "", "grüße \U0001d11e"]))])
+    infer("fits", [tensor("S", "BYTES", [1], '["grüße"]'), tensor("X", "FP32", [2, 2], "[[1, 2], [3, 4.5]]")])
+    infer("nested", [tensor("I", "INT32", [2, 1, 2], " [ [[1,2 ]] ,\n[[3,-4]] ] "), tensor("E", "FP32", [2, 0], "[[],[]]")])
+    infer("uneven", [tensor("I", "INT32", [2, 2], "[[1,2],[3]]")])
+    infer("scalar", [tensor("X", "UINT8", [], "[7]")])
+    infer("late", ['{"data":[0.25,[1.5,"]"]],"datatype":"FP32","name":"X","shape":[2]}', tensor("Y", "UINT8", [1], "[1]")])
+    infer("later", ['{"data":[[0.25],[1.5]],"datatype":"FP32","other":{"data":[1]},"shape":[2,1],"name":"X"}'])
+    infer("audio", [tensor("AUDIO", "FP32", [1, 4], "[0.5, -0.25, 1e-3, 0.12345678901234567]")], more=',"id":"a"')
+    infer("many", [tensor(name, "UINT8", [1], "[1]") for name in "ABCDE"])
+    infer("elements", [tensor("X", "FP32", [16, 16], "[" + ",".join(["0"] * 256) + "]"), tensor("Y", "UINT8", [1], "[1]")])
+    infer("negative", [tensor("X", "FP32", [-1, 9223372036854775807], "[1]")])
+    infer("shared", ['{"name":"X","shape":[1],"datatype":"FP32","parameters":{"shared_memory_region":"r"}}'])
+    one = tensor("X", "FP32", [1, 2], "[0.5,2]")
+    infer("twice", [one, one])
+    infer("sequence", [one], more=',"parameters":{"sequence_id":5,"sequence_start":true,"sequence_end":false,"timeout":1500}')
+    infer("sequence-name", [one], more=',"parameters":{"sequence_id":"\\u00e9","priority":2},"id":"a\\"b"')
+    infer("sequence-none", [one], more=',"parameters":{"sequence_end":true}')
+    infer("outputs", [], more=',"outputs":[{"name":"S","parameters":{"binary_data":true}},{"name":"I"},'
+          '{"name":"P","parameters":{"classification":2}}]')
+    infer("classes", [one], more=',"outputs":[{"name":"P","parameters":{"classification":9,"binary_data":true}},'
+          '{"name":"S","parameters":{"classification":1}}]')
+    infer("output-unknown", [one], more=',"outputs":[{"name":"\\u0007Q"}],"parameters":{"binary_data_output":true}')
+    infer("deep", [one], more=',"other":' + "[" * 140 + "]" * 140 + ',"number":1e999,"half":"\\ud800"')
+    floats, strings = struct.pack("<4f", 0.5, -0.0, 1e-40, 3e38), b"\3\0\0\0abc\0\0\0\0\1\0\0\0\xff"
+    infer("binary", [tensor("X", "FP32", [2, 2], size=16), tensor("S", "BYTES", [3], size=len(strings))], floats + strings)
+    infer("binary-mixed", [tensor("X", "FP64", [1], size=8), tensor("Y", "FP32", [2], "[1,2]"), tensor("B", "BOOL", [2], size=2)],
+          struct.pack("<d??", 0.1, True, False), ',"parameters":{"binary_data_output":true}')
+    infer("binary-halves", [tensor("X", "BF16", [2], size=4), tensor("H", "FP16", [2], size=4)], b"\x80\x3f\0\x80\1\0\0\x3c")
+    infer("binary-integers", [tensor("I", "INT64", [1], size=8), tensor("U", "UINT16", [2], size=4)], bytes(range(12)))
+    infer("binary-odd", [tensor("X", "FP32", [1], size=4), tensor("B", "BOOL", [1], size=1)], b"\0\0\xc0\x7f\2")
+    infer("binary-nothing", [tensor("X", "FP32", [0, 2], size=0)])
+    infer("binary-short", [tensor("X", "FP32", [2], size=8)], bytes(7))
+    for name, body in {"floats": floats, "bool": b"\1\0", "half": b"\0\x3c", "integers": bytes(range(16))}.items():
+        seed("infer", f"raw-{name}", b"\0\0" + body)
+    for name, text in {
+        "ready": '{"ready": true}', "all": '{"ready":false,"other":[1,{"a":null}]}', "empty": " \n",
+        "twice": '{"ready":true,"re\\u0061dy":false}', "behind": '{"ready":true}}', "deep": '{"a":' + "[" * 140 + "1e999" + "]" * 140 + "}",
+        "unload": '{"parameters":{"unload_dependents":true}}', "config": '{"parameters":{"config":"{}"}}',
+        "file": '{"parameters":{"file:1/model.onnx":"AA=="}}', "unknown": '{"parameters":{"a\\nb":1}}',
+    }.items():
+        seed("repository_request", name, text)
+
+
+def packed():
+    def bare(text, level=9, strategy=zlib.Z_DEFAULT_STRATEGY):
+        packer = zlib.compressobj(level, zlib.DEFLATED, -15, 9, strategy)
+        return packer.compress(text) + packer.flush()
+
+    def gzip(text, body, flags=0, fields=b""):
+        head = b"\x1f\x8b\x08" + bytes([flags]) + b"\0\0\0\0\2\xff" + fields
+        return head + body + struct.pack("<II", zlib.crc32(text), len(text))
+
+    text = b'{"inputs":[{"name":"X","shape":[4],"datatype":"FP32","data":[0.25,0.25,0.25,0.5]}]}'
+    zeros = bytes(5000)
+    for name, body in {"small": bare(text), "stored": bare(text, 0), "fixed": bare(text, 9, zlib.Z_FIXED)}.items():
+        seed("unpack", f"gzip-{name}", gzip(text, body))
+        seed("unpack", f"bare-{name}", body)
+    seed("unpack", "gzip-fields", gzip(b"a", bare(b"a"), 0x1C, b"\3\0abcname\0comment\0"))
+    seed("unpack", "gzip-members", gzip(b"ab", bare(b"ab")) + gzip(b"", bare(b"")) + gzip(zeros[:4094], bare(zeros[:4094])))
+    seed("unpack", "gzip-over", gzip(zeros, bare(zeros)))
+    seed("unpack", "gzip-behind", gzip(b"ab", bare(b"ab")) + b"x")
+    seed("unpack", "gzip-sum", gzip(b"ac", bare(b"ab")))
+    seed("unpack", "zlib-small", zlib.compress(text, 9))
+    seed("unpack", "zlib-over", zlib.compress(zeros, 9))
+    seed("unpack", "zlib-most", zlib.compress(zeros[:4096], 9))
+    seed("unpack", "zlib-dictionary", b"\x78\xbb" + struct.pack(">I", zlib.adler32(b"dictionary")) + bare(b"dictionary"))
+    seed("unpack", "text", text)
+
+
+def manifests():
+    audio = "[audio]\nsample_rate = 16000\nhop = 160\n"
+    texts = {
+        "empty": "",
+        "spectrum": 'description = "Speech or not, by a small GRU"\n' + audio + 'window = 400\nlayout = ["batch", "frames", "features"]\n'
+        '[features]\nn_mels = 8\nwin = 400\nhop = 160\n[[output]]\nname = "probability"\nkind = "probability"\n'
+        '[postprocess]\nkind = "speech"\non = 0.6\noff = 0.4\nmin_on = "60ms"\npad = 20\n',
+        "state": '[audio]\ninput = "input"\nsample_rate = 16000\nhop = 512\nwindow = 576\n[[const]]\nname = "sr"\nvalue = 16000\n'
+        '[[state]]\ninput = "state"\noutput = "stateN"\nshape = [2, "batch", 128]\n[[output]]\nname = "output"\nkind = "probability"\n',
+        "tensors": 'platform = "onnx_rten"\n[[output]]\nname = "scores"\nkind = "logits"\nactivation = "softmax"\n'
+        'labels = ["rain", "wind", "é", "none"]\n[[sample]]\ninput = "input"\nshape = [1, 3, 64]\n[[axis]]\nname = "input"\naxis = 0\n'
+        '[[axis]]\nname = "mask"\naxis = "none"\n',
+        "keyword": audio + 'layout = ["batch", 1, "samples"]\nscale = 32768\n[[output]]\nname = "y"\nkind = "scores"\n'
+        '[batch]\nmax = 32\nmax_wait = "5ms"\npreferred = [1, 8, 32]\n[postprocess]\nkind = "keyword"\noutput = "y"\nsmooth = 8\n'
+        'threshold = 0.85\nrefractory = "1s 400ms"\nignore = ["unknown"]\n[limits]\ntime = "1s"\nconcurrency = 2\nelements_max = 1000\n',
+        "classify": audio + 'latency = 80\n[[output]]\nname = "clean"\nkind = "pcm"\n[[output]]\nname = "e"\nkind = "unused"\n'
+        '[postprocess]\nkind = "classify"\ntop_k = 3\nsmooth = 2\n',
+        "mel": audio + "window = 512\n[features]\nn_mels = 4\nwin = 500\nhop = 80\nn_fft = 500\nf_min = 20.5\nf_max = 8e3\nmel = \"slaney\"\n"
+        "norm = \"slaney\"\npower = 1\nlog = \"db\"\nfloor = 1e-5\noffset = 1e-3\nmean = [1, 2.5, -3, 0]\nstd = 2\n",
+        "const": 'state = []\n[[const]]\nname = "c"\ndtype = "int64"\nshape = [2, 2]\nvalue = [[1, 2], [3, -4]]\n[[const]]\nname = "d"\n'
+        'value = true\n[[const]]\nname = "e"\nvalue = [1.5, nan, -inf]\n',
+        "init": '[[state]]\ninput = "h0"\noutput = "hn"\ndtype = "fp32"\nshape = ["batch", 3]\ninit = [0.5, [1, false]]\n'
+        '[[state]]\ninput = "c0"\noutput = "cn"\ninit = 1\n',
+        "inline": 'audio = { sample_rate = 8_000, hop = 0x50 }\noutput = [{ name = "y", kind = "embedding" }]\nbatch.max = 4\n',
+        "wrong-kinds": 'description = 1\n[audio]\nsample_rate = "16k"\n',
+        "wrong-key": 'hue = 1\n[audio]\nhop = 320\n',
+        "wrong-rules": '[audio]\nsample_rate = 96000\nchannels = 2\nhop = 0\nwindow = 9223372036854775807\nlatency = 8\nscale = nan\n'
+        'layout = ["samples", 2]\n[features]\nn_mels = 0\nwin = 9223372036854775807\nhop = 0\npower = 3\nstd = 0\n[batch]\nmax = 0\n'
+        'preferred = [4, 2]\n[limits]\ntime = 0\nconcurrency = 0\n',
+        "wrong-graph": '[[const]]\nname = "x"\nvalue = []\n[[const]]\nname = "x"\nshape = [4294967296, 4294967296]\nvalue = [1, 2]\n'
+        '[[state]]\ninput = "x"\noutput = "y"\nshape = ["batch", "batch"]\n[[sample]]\ninput = "x"\nshape = [0]\n[[axis]]\nname = "x"\n'
+        'axis = "some"\n[postprocess]\nkind = "speech"\n',
+        "wrong-time": '[batch]\nmax_wait = "soon"\n',
+        "wrong-text": "[[output]\nname = 'y\n",
+        "deep": '[[const]]\nname = "x"\nvalue = ' + "[" * 60 + "1" + "]" * 60 + "\n",
+    }
+    for name, text in texts.items():
+        seed("manifest", name, text)
+
+
+for write in (heads, websockets, messages, values, scripts, requests, packed, manifests):
     write()

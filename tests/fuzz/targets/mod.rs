@@ -4,10 +4,13 @@
 //! Used twice: by libFuzzer through `fuzz_targets/`, and in every test run by `tests/it/fuzz_smoke.rs`. Nothing here
 //! reads a clock, a file or randomness: the same bytes always do the same.
 
+mod compress;
 mod config;
 mod http;
 mod input;
 mod message;
+mod models;
+mod oip;
 mod pcm;
 mod peer;
 mod script;
@@ -16,9 +19,12 @@ mod split;
 mod wav;
 mod websocket;
 
+pub use compress::unpack;
 pub use config::{config_file, config_value};
 pub use http::{http_body, http_request, http_response};
 pub use message::{client_message, server_message, stream_params};
+pub use models::manifest;
+pub use oip::{infer, repository_request};
 pub use pcm::pcm;
 pub use server::server;
 pub use split::server_split;
@@ -36,11 +42,15 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("http_body", http_body),
     ("http_request", http_request),
     ("http_response", http_response),
+    ("infer", infer),
+    ("manifest", manifest),
     ("pcm", pcm),
+    ("repository_request", repository_request),
     ("server", server),
     ("server_message", server_message),
     ("server_split", server_split),
     ("stream_params", stream_params),
+    ("unpack", unpack),
     ("wav", wav),
     ("websocket", websocket),
 ];
