@@ -1,10 +1,10 @@
 //! `gru`: streams through a recurrent model, whole server against the bare model in a loop.
 //!
-//! Streams of 32 ms chunks go through the GRU of `tests/conformance/make_models.py` (300,000 parameters, one window a
-//! chunk), each with its own state, as fast as results come back (a chunk of each stream on the way) or at real
-//! time. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches had
-//! on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same streams
-//! also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
+//! Streams go through the GRU of `tests/conformance/make_models.py` (300,000 parameters, windows of 32 ms), each with its
+//! own state: as fast as results come back, with a message of one window or of four on the way for each stream, or at
+//! real time. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches
+//! had on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same
+//! streams also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
 
 use super::bare::{self, Bare};
 use super::figures::{heading, line, percentiles, share, us};
@@ -19,29 +19,29 @@ use suzu::wire::message::{ServerMessage, Termination};
 use suzu::wire::websocket::{Event, encode_binary, encode_text};
 
 /// 512 samples at 16 kHz: a window of the model.
-const CHUNK: Duration = Duration::from_millis(32);
-const CHUNK_BYTES: usize = 1024;
-/// Time before the first chunk that counts.
+const WINDOW: Duration = Duration::from_millis(32);
+const WINDOW_BYTES: usize = 1024;
+/// Time before the first window that counts.
 const BEFORE: Duration = Duration::from_millis(300);
 /// How often each is measured, in turns.
 const ROUNDS: usize = 3;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Pace {
-    /// The next chunk as soon as the last one has its result.
-    Full,
-    /// A chunk every 32 ms, the streams spread over that time.
+    /// The next message of so many windows as soon as the last one has its result.
+    Full(usize),
+    /// A window every 32 ms, the streams spread over that time.
     RealTime,
 }
 
 /// What a stretch of streaming came to.
 #[derive(Default)]
 struct Stretch {
-    chunks: f64,
+    windows: f64,
     cpu: Duration,
     /// Runs in a batch on average.
     batch: f64,
-    /// From the sending of a chunk to its result.
+    /// From the sending of a window to its result.
     latencies: Vec<Duration>,
     took: Duration,
 }
@@ -55,35 +55,36 @@ pub fn run(models: &Path, streams: &[usize], duration: Duration) {
     for &streams in streams {
         heading(&format!("gru: {streams} streams, {} s of each kind", duration.as_secs()));
         let servers = [
-            ("full speed", Pace::Full, &batched),
-            ("full speed, unbatched", Pace::Full, &unbatched),
+            ("full speed", Pace::Full(1), &batched),
+            ("full speed, unbatched", Pace::Full(1), &unbatched),
+            ("full speed, four windows in a message", Pace::Full(4), &batched),
             ("real time", Pace::RealTime, &batched),
         ];
-        let mut per_chunk = Vec::new();
+        let mut per_window = Vec::new();
         for (name, pace, server) in servers {
             let (mut served, mut alone, mut ratios) = (Stretch::default(), Duration::ZERO, Vec::new());
             for _ in 0..ROUNDS {
                 let round = stream(server, streams, pace, stretch);
                 let rows = (round.batch.round() as usize).max(1);
-                let bare = bare.run(rows, stretch / 2).mul_f64(round.chunks);
+                let bare = bare.run(rows, stretch / 2).mul_f64(round.windows);
                 ratios.push(round.cpu.div_duration_f64(bare));
                 alone += bare;
                 served.add(round);
             }
             line(name, "");
             line("  runs in a batch on average", format!("{:.1}", served.batch / ROUNDS as f64));
-            line("  server CPU for a chunk", us(served.cpu.div_f64(served.chunks)));
-            line("  bare model, as many rows in a call", us(alone.div_f64(served.chunks)));
+            line("  server CPU for a window", us(served.cpu.div_f64(served.windows)));
+            line("  bare model, as many rows in a call", us(alone.div_f64(served.windows)));
             ratios.sort_by(f64::total_cmp);
             let ratio = served.cpu.div_duration_f64(alone);
             line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
             line("  server CPU", share(served.cpu, served.took));
-            percentiles("  chunk to result", &mut served.latencies);
-            per_chunk.push(served.cpu.div_f64(served.chunks));
+            percentiles("  window to result", &mut served.latencies);
+            per_window.push(served.cpu.div_f64(served.windows));
         }
         line(
             "streams a core, batched against unbatched",
-            format!("{:.2}", per_chunk[1].div_duration_f64(per_chunk[0])),
+            format!("{:.2}", per_window[1].div_duration_f64(per_window[0])),
         );
         line("the same bytes through /v1/echo, CPU", us(echo(&batched, streams, stretch)));
     }
@@ -93,7 +94,7 @@ pub fn run(models: &Path, streams: &[usize], duration: Duration) {
 
 impl Stretch {
     fn add(&mut self, other: Stretch) {
-        self.chunks += other.chunks;
+        self.windows += other.windows;
         self.cpu += other.cpu;
         self.batch += other.batch;
         self.took += other.took;
@@ -105,14 +106,14 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
 
-/// The sample in frames of one chunk.
-fn frames() -> Vec<Vec<u8>> {
+/// The sample in messages of so many windows.
+fn frames(windows: usize) -> Vec<Vec<u8>> {
     let frame = |chunk: &[u8]| {
         let mut frame = Vec::new();
         encode_binary(&mut frame, chunk, MASK);
         frame
     };
-    sample().chunks_exact(CHUNK_BYTES).map(frame).collect()
+    sample().chunks_exact(windows * WINDOW_BYTES).map(frame).collect()
 }
 
 /// A stream as its client knows it.
@@ -120,7 +121,7 @@ fn frames() -> Vec<Vec<u8>> {
 struct Progress {
     sent: usize,
     heard: usize,
-    /// When each chunk that has no result yet was sent.
+    /// When each window that has no result yet was sent.
     departures: std::collections::VecDeque<Instant>,
     end: Option<Box<Termination>>,
 }
@@ -129,7 +130,11 @@ fn stream(server: &Server, streams: usize, pace: Pace, duration: Duration) -> St
     let target = "/v1/stream?model=gru&sample_rate=16000";
     let mut crowd = Crowd::new((0..streams).map(|_| peer::connect(server.addr, target)).collect());
     let mut progress: Vec<Progress> = (0..streams).map(|_| Progress::default()).collect();
-    let (frames, clock) = (frames(), Clock::new());
+    let windows = match pace {
+        Pace::Full(windows) => windows,
+        Pace::RealTime => 1,
+    };
+    let (frames, clock) = (frames(windows), Clock::new());
     let began = clock.instant();
     let mut measured = None;
     let mut stretch = Stretch::default();
@@ -145,23 +150,23 @@ fn stream(server: &Server, streams: usize, pace: Pace, duration: Duration) -> St
             stretch.cpu = server.cpu().total - cpu.total;
             stretch.took = clock.instant() - *start;
             let [batches, runs, samples] = work(server);
-            stretch.chunks = (samples - before[2]) / (CHUNK_BYTES / 2) as f64;
+            stretch.windows = (samples - before[2]) / (WINDOW_BYTES / 2) as f64;
             stretch.batch = (runs - before[1]) / (batches - before[0]);
             break;
         }
         let mut patience = Duration::from_millis(100);
         for (number, progress) in progress.iter_mut().enumerate() {
             let due = match pace {
-                Pace::Full if progress.sent == progress.heard => now,
-                Pace::Full => continue,
+                Pace::Full(_) if progress.sent == progress.heard => now,
+                Pace::Full(_) => continue,
                 Pace::RealTime => {
-                    began + CHUNK * number as u32 / streams as u32 + CHUNK * progress.sent as u32
+                    began + WINDOW * number as u32 / streams as u32 + WINDOW * progress.sent as u32
                 }
             };
             if due <= now {
-                crowd.send(number, &frames[(progress.sent + 37 * number) % frames.len()]);
-                progress.sent += 1;
-                progress.departures.push_back(now);
+                crowd.send(number, &frames[(progress.sent / windows + 37 * number) % frames.len()]);
+                progress.sent += windows;
+                progress.departures.extend(std::iter::repeat_n(now, windows));
             } else {
                 patience = patience.min(due - now);
             }
@@ -177,7 +182,7 @@ fn work(server: &Server) -> [f64; 3] {
     server.metrics(["suzu_batch_size_count", "suzu_batch_size_sum", "suzu_samples_processed_total"])
 }
 
-/// Takes what comes; notes how long chunks took if they count.
+/// Takes what comes; notes how long windows took if they count.
 fn listen(
     crowd: &mut Crowd,
     patience: Duration,
@@ -216,15 +221,15 @@ fn finish(crowd: &mut Crowd, progress: &mut [Progress], clock: &Clock) {
     }
     for progress in progress {
         let ledger = progress.end.as_ref().expect("it ended").ledger;
-        let sent = (progress.sent * CHUNK_BYTES / 2) as u64;
+        let sent = (progress.sent * WINDOW_BYTES / 2) as u64;
         assert_eq!((ledger.received, ledger.processed, progress.heard), (sent, sent, progress.sent));
     }
 }
 
-/// CPU for a message of a chunk's size there and back, with one of each connection on the way.
+/// CPU for a message of a window's size there and back, with one of each connection on the way.
 fn echo(server: &Server, connections: usize, duration: Duration) -> Duration {
     let streams = (0..connections).map(|_| peer::connect(server.addr, "/v1/echo")).collect();
     let mut crowd = Crowd::new(streams);
-    let (count, cpu) = super::echo::play(&mut crowd, server, CHUNK_BYTES, 1, duration, &Clock::new());
+    let (count, cpu) = super::echo::play(&mut crowd, server, WINDOW_BYTES, 1, duration, &Clock::new());
     cpu.div_f64(count as f64)
 }

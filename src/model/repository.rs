@@ -8,7 +8,8 @@
 
 use super::guard::Trial;
 use super::onnx::{
-    self, Batching, Calibration, EngineKind, Graph, MANIFEST_FILE, Manifest, ModelOptions, open_model,
+    self, Batching, Calibration, ENGINE_PANICKED, Engine, EngineKind, Graph, MANIFEST_FILE, Manifest,
+    ModelOptions, open_model,
 };
 use super::{Served, warm_up};
 use std::fs::{self, File};
@@ -188,18 +189,26 @@ impl Repository {
         }
         let (manifest, has_manifest) = read_manifest(&entry.folder)?;
         let kind = manifest.platform.unwrap_or(self.options.engine);
-        let engine = onnx::open(&file, kind, self.options.library.as_deref())?;
+        let mut engine = onnx::open(&file, kind, self.options.library.as_deref())?;
         let mut options = ModelOptions {
             elements_max: self.options.elements_max,
             file_bytes: folder_bytes(&entry.folder)?,
             costs: Vec::new(),
         };
-        let open = |manifest: &Manifest, options: &ModelOptions| {
-            open_model(&entry.name, entry.version, manifest, Arc::clone(&engine), options)
+        let open = |manifest: &Manifest, options: &ModelOptions, engine: &Arc<dyn Engine>| {
+            open_model(&entry.name, entry.version, manifest, Arc::clone(engine), options)
                 .map_err(|why| named(&file, &why))
         };
         let mut manifest = manifest;
-        let mut served = open(&manifest, &options)?;
+        let mut served = match open(&manifest, &options, &engine) {
+            Err(why) if kind == EngineKind::Rten && why.contains(ENGINE_PANICKED) => {
+                engine = onnx::open_unoptimized(&file)?;
+                let served = open(&manifest, &options, &engine)?;
+                log::warn!("served with its operators as they are, which may be slower: {why}");
+                served
+            }
+            opened => opened?,
+        };
         let mut graph = graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
         let most = self.options.batch_max.min(manifest.batch.max.unwrap_or(ROWS_MAX)).max(1);
         let sizes = sizes(most, &manifest.batch.preferred);
@@ -215,7 +224,7 @@ impl Repository {
                 manifest.batch.max.get_or_insert(calibration.best);
             }
             options.costs.clone_from(&calibration.table);
-            served = open(&manifest, &options)?;
+            served = open(&manifest, &options, &engine)?;
             graph = self::graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
         }
         let used: Vec<usize> =

@@ -1,6 +1,7 @@
 //! The folder of models: hostile names, versions, links, and files that are no models.
 
 use super::*;
+use crate::model::{Tensor, TensorData, TensorLane};
 
 /// A folder of models, with the named file of `tests/data/models` for each path.
 fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
@@ -136,4 +137,19 @@ fn a_model_that_fails_its_trial_is_not_loaded() {
     assert_eq!(load("test -f \"$1/model.onnx\""), None);
     let told = load("echo 'error: it is hungry' >&2; exit 1").expect("a model that is refused");
     assert!(told.ends_with("gru/1/model.onnx`: it is hungry"), "{told}");
+}
+
+#[test]
+fn a_file_on_which_the_optimiser_panics_is_served_as_it_is() {
+    let root = folder(&[("layer/1/model.onnx", "scalar_bias.onnx")]);
+    let Served::Tensors(model) = repository(root.path()).load("layer").unwrap_or_else(|why| panic!("{why}"))
+    else {
+        panic!("a model of tensors")
+    };
+    let inputs = [Tensor { shape: vec![2, 4], data: TensorData::Fp32(vec![0.0; 8]) }];
+    let mut state = model.start();
+    let mut lanes = [TensorLane { state: &mut state, inputs: &inputs, outputs: Ok(Vec::new()) }];
+    model.infer(&mut lanes);
+    let [lane] = lanes;
+    assert_eq!(lane.outputs.unwrap()[0].data, TensorData::Fp32(vec![0.5; 6]));
 }

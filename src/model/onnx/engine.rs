@@ -98,7 +98,7 @@ pub trait Engine: Send + Sync + 'static {
 pub fn open(path: &Path, kind: EngineKind, library: Option<&Path>) -> Result<Arc<dyn Engine>, String> {
     let ports = file::read(path)?;
     match kind {
-        EngineKind::Rten => Ok(Arc::new(RtenEngine::open(path, ports)?)),
+        EngineKind::Rten => Ok(Arc::new(RtenEngine::open(path, ports, true)?)),
         #[cfg(feature = "onnxruntime")]
         EngineKind::OnnxRuntime => Ok(Arc::new(super::ort_engine::OrtEngine::open(path, ports, library)?)),
         #[cfg(not(feature = "onnxruntime"))]
@@ -109,6 +109,15 @@ pub fn open(path: &Path, kind: EngineKind, library: Option<&Path>) -> Result<Arc
             library.map_or("not named".into(), |library| library.display().to_string()),
         )),
     }
+}
+
+/// Loads an ONNX file for `rten` as it is, without joining operators into others. For files that make rten panic when it
+/// joins them: version 0.27 does on a MatMul whose Add has a single number for all columns.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_unoptimized(path: &Path) -> Result<Arc<dyn Engine>, String> {
+    Ok(Arc::new(RtenEngine::open(path, file::read(path)?, false)?))
 }
 
 /// As in the file: `name FP32 [batch, 3, ?]`.

@@ -33,7 +33,7 @@ mod trial;
 mod view;
 
 pub use division::Division;
-pub use engine::{Engine, EngineKind, Port, PortDim, open};
+pub use engine::{Engine, EngineKind, Port, PortDim, open, open_unoptimized};
 pub use explain::{ConstantView, StateView};
 pub use features::{FeatureBench, FilterBank};
 pub use graph::{Graph, GraphLane, GraphState};
@@ -43,5 +43,5 @@ pub use rten_engine::on_worker_thread;
 pub use served::{ModelOptions, open_model, plan_of};
 pub use stream::OnnxStream;
 pub use tensors::{OnnxTensors, TensorsPlan};
-pub use trial::{Batching, Calibration, Timed};
+pub use trial::{Batching, Calibration, ENGINE_PANICKED, Timed};
 pub use view::{Elements, View};

@@ -62,8 +62,8 @@ pub(super) struct RtenEngine {
 }
 
 impl RtenEngine {
-    /// Loads a file, whose `ports` have been read before.
-    pub(super) fn open(path: &Path, ports: Ports) -> Result<Self, String> {
+    /// Loads a file, whose `ports` have been read before. `optimized`: operators are joined where rten knows how.
+    pub(super) fn open(path: &Path, ports: Ports, optimized: bool) -> Result<Self, String> {
         let unsupported = |what: &str, port: &Port| {
             format!(
                 "`{}`: {what} {port} is of a type that the engine `rten` does not know; \
@@ -83,7 +83,8 @@ impl RtenEngine {
         }
         let told = |error: &dyn Display| format!("rten cannot load `{}`: {error}", path.display());
         let mut options = ModelOptions::with_all_ops();
-        let model = options.prepack_weights(true).load_file(path).map_err(|error| told(&error))?;
+        let options = options.prepack_weights(true).enable_optimization(optimized);
+        let model = options.load_file(path).map_err(|error| told(&error))?;
         let ids = |ports: &[Port]| {
             ports.iter().map(|port| model.node_id(&port.name).map_err(|error| told(&error))).collect()
         };

@@ -10,6 +10,9 @@ use crate::model::{Datatype, Failure, Tensor, TensorData};
 use half::{bf16, f16};
 use std::time::Duration;
 
+/// What the refusal of a model says if its engine panicked on it.
+pub const ENGINE_PANICKED: &str = "the engine panicked";
+
 /// Rows in one call at most where nothing is declared: recurrent models gain little beyond, and a call gets long.
 const ROWS_MAX: usize = 32;
 
@@ -301,7 +304,7 @@ struct Player {
 
 fn told(failure: &Failure) -> String {
     match failure {
-        Failure::Panicked(what) => format!("the engine panicked: {what}"),
+        Failure::Panicked(what) => format!("{ENGINE_PANICKED}: {what}"),
         Failure::NotFinite => "NaN or infinity came out".into(),
         Failure::WrongShape => "what came out has not the rows that went in".into(),
         Failure::Engine(what) | Failure::Refused(what) => what.clone(),

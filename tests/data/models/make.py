@@ -272,10 +272,21 @@ def hungry(path):
     )
 
 
+def scalar_bias(path):
+    """A layer whose bias is one number for all columns: rten 0.27 panics where it joins the two operators."""
+    write(
+        path,
+        [node("MatMul", ["input", "W"], ["product"]), node("Add", ["product", "bias"], ["output"])],
+        [port("input", ["batch", 4])],
+        [port("output", ["batch", 3])],
+        [weights("W", 4, 3), constant("bias", [0.5], np.float32)],
+    )
+
+
 def main():
     if sys.argv[1:2] == ["gru"]:
         return gru(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry]:
+    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry, scalar_bias]:
         make(str(HERE / f"{make.__name__}.onnx"))
 
 
