@@ -215,6 +215,11 @@ fn a_manifest_that_contradicts_the_file_is_refused_naming_both_sides() {
             ["1 labels are declared", "`scores` FP32 [batch, 4]"],
         ),
         (
+            "conv.onnx",
+            "[[output]]\nname = \"score\"\n",
+            ["output `score` is described", "the model gives `scores`"],
+        ),
+        (
             "single.onnx",
             "[batch]\nmax = 8\n",
             ["batches of up to 8 rows are declared", "state `state` has no open dimension for the batch"],

@@ -26,7 +26,12 @@ pub(super) struct Ports {
 pub(super) fn read(path: &Path) -> Result<Ports, String> {
     let told = |error: &dyn std::fmt::Display| format!("cannot read `{}`: {error}", path.display());
     let file = File::open(path).map_err(|error| told(&error))?;
-    let head = Head::decode(ValueReader::from_file(file)).map_err(|error| told(&error))?;
+    let head = Head::decode(ValueReader::from_file(file)).map_err(|error| {
+        let text = error.to_string();
+        // The reader tells the Rust type that it was filling; nobody else knows that.
+        let text = text.rsplit_once("::Head ").map_or(text.as_str(), |(_, rest)| rest);
+        told(&format_args!("it is not an ONNX model, or a broken one ({text})"))
+    })?;
     let Some(graph) = head.graph else {
         return Err(format!("`{}` holds no graph: it is not an ONNX model", path.display()));
     };

@@ -258,6 +258,11 @@ fn a_plan_that_contradicts_the_file_is_refused_naming_both() {
         ("gru.onnx", state("h0", "h1", None), "no such output: it has `probability`, `hn`"),
         (
             "gru.onnx",
+            state("h0", "hn", Some(vec![None, Some(1), Some(12)])),
+            "another dimension than the file has open: `h0` FP32 [?, 1, 12], the file says `h0` FP32 [1, batch, 12]",
+        ),
+        (
+            "gru.onnx",
             state("h0", "hn", Some(vec![Some(2), None, Some(12)])),
             "declared as `h0` FP32 [2, ?, 12], the file says `h0` FP32 [1, batch, 12]",
         ),

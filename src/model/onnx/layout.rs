@@ -391,9 +391,18 @@ fn state(input: &Port, output: &Port, plan: &StatePlan) -> Result<(StateLayout, 
         Initial::Values(values) => values,
     };
     let data = fill(&declared, &one_row, values, "the initial value of state")?;
-    // A batch that the plan leaves open may be fixed in the file, to 1.
+    // A batch that the plan leaves open may be fixed in the file, to 1, if the file has no other dimension for it.
     let axis = sides.iter().position(Option::is_none);
     let batch = axis.and_then(|axis| input.shape.as_ref().map(|shape| shape[axis].clone()));
+    let is_open = |dim: &PortDim| !matches!(dim, PortDim::Fixed(_));
+    if let Some(PortDim::Fixed(_)) = batch
+        && input.shape.iter().flatten().any(is_open)
+    {
+        return Err(format!(
+            "state `{name}` is declared with its batch in another dimension than the file has open: {declared}, the \
+             file says {input}"
+        ));
+    }
     let axis = axis.filter(|_| !matches!(batch, Some(PortDim::Fixed(_))));
     let state = StateLayout { name: name.clone(), axis, initial: Tensor { shape: one_row, data } };
     Ok((state, batch.filter(|dim| matches!(dim, PortDim::Symbol(_)))))

@@ -3,6 +3,8 @@
 //! Tells models of tensors from models that hear streams, and bounds what either takes in memory. Called by whoever
 //! loads models, never while serving. Reads no file: engine and manifest are handed in.
 
+use super::manifest::OutputKind;
+use super::stream::quoted;
 use super::{Engine, Graph, Manifest, OnnxStream, OnnxTensors, Plan, TensorsPlan, Timed};
 use crate::model::Served;
 use std::sync::Arc;
@@ -42,6 +44,7 @@ pub fn open_model(
         return Ok(Served::Audio(Arc::new(stream)));
     }
     let graph = Graph::new(engine, &manifest.plan())?.with_costs(&options.costs);
+    check_outputs(&graph, manifest)?;
     let labelled = manifest.outputs.iter().filter(|output| !output.labels.is_empty());
     let labels = labelled.map(|output| {
         (output.name.clone(), output.labels.iter().map(|label| label.as_str().into()).collect())
@@ -56,6 +59,21 @@ pub fn open_model(
         limits: manifest.limits(),
     };
     Ok(Served::Tensors(Arc::new(OnnxTensors::new(Arc::new(graph), plan)?)))
+}
+
+/// Whether all that the manifest describes is there.
+pub(super) fn check_outputs(graph: &Graph, manifest: &Manifest) -> Result<(), String> {
+    let told = manifest.outputs.iter().filter(|output| output.kind != OutputKind::Unused);
+    for output in told {
+        if !graph.outputs().iter().any(|port| *port.name == *output.name) {
+            return Err(format!(
+                "output `{}` is described, but the model gives {}",
+                output.name,
+                quoted(graph.outputs())
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The plan that [`open_model`] makes its graph with, for those who look at the graph itself.

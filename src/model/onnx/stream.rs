@@ -14,7 +14,7 @@ use super::judge::{Judge, JudgeMemory};
 use super::layout::{Layout, fits};
 use super::manifest::{Activation, Audio, Manifest, OutputKind, Side};
 use super::plan::{Axis, Plan};
-use super::served::ModelOptions;
+use super::served::{ModelOptions, check_outputs};
 use super::trial::Batching;
 use super::view::{Elements, View};
 use crate::model::{
@@ -230,7 +230,8 @@ fn memory(state: &mut State) -> &mut Memory {
     state.downcast_mut().expect("the state that `start` made")
 }
 
-fn quoted(ports: &[Port]) -> String {
+/// Names for an error.
+pub(super) fn quoted(ports: &[Port]) -> String {
     ports.iter().map(|port| format!("`{}`", port.name)).collect::<Vec<_>>().join(", ")
 }
 
@@ -342,21 +343,6 @@ fn put_into(plan: &mut Plan, input: &Port, layout: &[Side], shape: &[usize]) -> 
     }
     plan.samples.retain(|(name, _)| **name != *input.name);
     plan.samples.push((input.name.to_string(), shape.to_vec()));
-    Ok(())
-}
-
-/// Whether all that the manifest describes is there.
-fn check_outputs(graph: &Graph, manifest: &Manifest) -> Result<(), String> {
-    let told = manifest.outputs.iter().filter(|output| output.kind != OutputKind::Unused);
-    for output in told {
-        if !graph.outputs().iter().any(|port| *port.name == *output.name) {
-            return Err(format!(
-                "output `{}` is described, but the model gives {}",
-                output.name,
-                quoted(graph.outputs())
-            ));
-        }
-    }
     Ok(())
 }
 

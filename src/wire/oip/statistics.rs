@@ -44,7 +44,8 @@ pub struct ModelStatistics {
 /// What batches of one size took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchStatistics {
-    /// Rows in the batch.
+    /// Requests, or runs of streams, in the batch. A request with several rows counts once: rows may be any number, and
+    /// a table by them would grow without a limit.
     pub batch_size: u64,
     /// Preparing inputs.
     pub compute_input: Duration,
