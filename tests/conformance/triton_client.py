@@ -259,7 +259,7 @@ def sample_values(datatype: str, random: np.random.Generator) -> np.ndarray:
     if datatype == "BOOL":
         return random.integers(0, 2, (2, 9)).astype(bool)
     if datatype == "BYTES":
-        texts = ["", "plain", "ü日本", "quote \" \\ \n", "a" * 300, "\x00\x01"]
+        texts = ["", "plain", "ü日本", "quote \" \\ \n", "a" * 300, "\x01\x02"]  # ONNX Runtime, the only engine for these, ends them at a NUL.
         return np.array(texts, dtype=object).reshape(2, 3)
     kind = triton.triton_to_np_dtype(datatype)
     if datatype.startswith("FP"):

@@ -6,7 +6,7 @@
 use super::file;
 use super::rten_engine::RtenEngine;
 use super::view::View;
-use crate::model::{Datatype, Tensor};
+use crate::model::{Datatype, Failure, Tensor};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -85,9 +85,10 @@ pub trait Engine: Send + Sync + 'static {
     /// index into [`Engine::outputs`] that is `wanted`, in that order.
     ///
     /// # Errors
-    /// What the engine said, or which number does not fit the type that the engine computes in. The engine may also
-    /// panic; callers catch that.
-    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, String>;
+    /// [`Failure::Refused`] if an element of an input cannot be brought to the engine, such as a number that does not fit
+    /// the type that it computes in: the fault of whoever brought it. [`Failure::Engine`] for everything else, with what
+    /// the engine said. The engine may also panic; callers catch that.
+    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, Failure>;
 }
 
 /// Loads an ONNX file. Takes as long as reading and preparing it takes: not for the poll loop. `library` is the path of

@@ -298,7 +298,7 @@ impl Graph {
         // An engine that panics drops what it was computing; the model that it shares is never written to.
         let run = AssertUnwindSafe(|| self.engine.run(views, &self.layout.wanted));
         match catch_unwind(run) {
-            Ok(results) => results.map_err(Failure::Engine),
+            Ok(results) => results,
             Err(payload) => Err(Failure::Panicked(panic_message(&*payload))),
         }
     }

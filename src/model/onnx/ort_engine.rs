@@ -11,7 +11,7 @@
 use super::engine::{Engine, EngineKind, Port};
 use super::file::Ports;
 use super::view::{Elements, View};
-use crate::model::{Datatype, Tensor, TensorData};
+use crate::model::{Datatype, Failure, Tensor, TensorData};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 use ort::session::{HasSelectedOutputs, OutputSelector, RunOptions, Session, SessionInputValue};
@@ -96,11 +96,12 @@ impl Engine for OrtEngine {
         &self.ports.outputs
     }
 
-    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, String> {
+    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, Failure> {
         let free = lock(&self.seats).pop();
-        let mut seat = free.map_or_else(|| self.seat(wanted), Ok)?;
+        let mut seat = free.map_or_else(|| self.seat(wanted), Ok).map_err(Failure::Engine)?;
         if seat.wanted != wanted {
-            (seat.options, seat.wanted) = (self.options(wanted)?, wanted.to_vec());
+            let options = self.options(wanted).map_err(Failure::Engine)?;
+            (seat.options, seat.wanted) = (options, wanted.to_vec());
         }
         let answer = self.run_on(&mut seat, inputs);
         lock(&self.seats).push(seat);
@@ -109,18 +110,19 @@ impl Engine for OrtEngine {
 }
 
 impl OrtEngine {
-    fn run_on(&self, seat: &mut Seat, inputs: &[View<'_>]) -> Result<Vec<Tensor>, String> {
+    fn run_on(&self, seat: &mut Seat, inputs: &[View<'_>]) -> Result<Vec<Tensor>, Failure> {
         let values = self
             .ports
             .inputs
             .iter()
             .zip(inputs)
             .map(|(port, view)| value(view).map_err(|error| format!("input {port}: {error}")));
-        let values = values.collect::<Result<Vec<_>, String>>()?;
-        let outputs =
-            seat.session.run_with_options(&values[..], &seat.options).map_err(|error| error.to_string())?;
+        let values = values.collect::<Result<Vec<_>, String>>().map_err(Failure::Refused)?;
+        let outputs = seat.session.run_with_options(&values[..], &seat.options);
+        let outputs = outputs.map_err(|error| Failure::Engine(error.to_string()))?;
         let ports = seat.wanted.iter().map(|index| &self.ports.outputs[*index]);
-        outputs.values().zip(ports).map(|(value, port)| tensor(port, &value)).collect()
+        let tensors = outputs.values().zip(ports).map(|(value, port)| tensor(port, &value));
+        tensors.collect::<Result<_, String>>().map_err(Failure::Engine)
     }
 }
 
@@ -177,6 +179,9 @@ fn value<'a>(view: &View<'a>) -> Result<SessionInputValue<'a>, String> {
                 Elements::Bytes(data) => {
                     let texts = data.iter().cloned().map(String::from_utf8).collect::<Result<Vec<_>, _>>();
                     let texts = texts.map_err(|_| "a string that is not UTF-8")?;
+                    if texts.iter().any(|text| text.contains('\0')) {
+                        return Err("a string with a NUL byte, where ONNX Runtime's strings end".into());
+                    }
                     ort::value::Tensor::from_string_array((shape, &texts[..])).map(SessionInputValue::from)
                 }
             }

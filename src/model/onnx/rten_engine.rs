@@ -10,7 +10,7 @@
 use super::engine::{Engine, EngineKind, Port};
 use super::file::Ports;
 use super::view::{Elements, View};
-use crate::model::{Datatype, Tensor, TensorData};
+use crate::model::{Datatype, Failure, Tensor, TensorData};
 use half::f16;
 use rten::{ModelOptions, NodeId, RunOptions, ThreadPool, Value, ValueOrView, ValueView};
 use rten_tensor::{AsView, Layout};
@@ -106,18 +106,17 @@ impl Engine for RtenEngine {
         &self.ports.outputs
     }
 
-    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, String> {
+    fn run(&self, inputs: &[View<'_>], wanted: &[usize]) -> Result<Vec<Tensor>, Failure> {
         let values = self.inputs.iter().zip(&self.ports.inputs).zip(inputs);
         let values = values.map(|((id, port), view)| Ok((*id, value(port, view)?)));
-        let values = values.collect::<Result<Vec<_>, String>>()?;
+        let values = values.collect::<Result<Vec<_>, String>>().map_err(Failure::Refused)?;
         let ids: Vec<NodeId> = wanted.iter().map(|index| self.outputs[*index]).collect();
         let options = RunOptions::default().with_thread_pool(Some(pool()));
-        let values = self.model.run(values, &ids, Some(options)).map_err(|error| error.to_string())?;
-        values
-            .into_iter()
-            .zip(wanted)
-            .map(|(value, index)| tensor(&self.ports.outputs[*index], value))
-            .collect()
+        let values = self.model.run(values, &ids, Some(options));
+        let values = values.map_err(|error| Failure::Engine(error.to_string()))?;
+        let tensors =
+            values.into_iter().zip(wanted).map(|(value, index)| tensor(&self.ports.outputs[*index], value));
+        tensors.collect::<Result<_, String>>().map_err(Failure::Engine)
     }
 }
 
