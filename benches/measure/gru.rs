@@ -2,7 +2,7 @@
 //!
 //! Streams go through the GRU of `tests/conformance/make_models.py` (300,000 parameters, windows of 32 ms), each with its
 //! own state: as fast as results come back, with a message of one window or of four on the way for each stream, or at
-//! real time. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches
+//! real time, without and with 5 ms to wait for each other. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches
 //! had on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same
 //! streams also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
 
@@ -51,6 +51,7 @@ pub fn run(models: &Path, streams: &[usize], duration: Duration) {
     let bare = Bare::gru(models);
     let batched = Server::start(&["--models-dir", text(models)]);
     let unbatched = Server::start(&["--models-dir", text(models), "--batch-max", "1"]);
+    let patient = Server::start(&["--models-dir", text(models), "--queue-delay-max", "5ms"]);
     let stretch = duration / ROUNDS as u32;
     for &streams in streams {
         heading(&format!("gru: {streams} streams, {} s of each kind", duration.as_secs()));
@@ -59,29 +60,12 @@ pub fn run(models: &Path, streams: &[usize], duration: Duration) {
             ("full speed, unbatched", Pace::Full(1), &unbatched),
             ("full speed, four windows in a message", Pace::Full(4), &batched),
             ("real time", Pace::RealTime, &batched),
+            ("real time, 5 ms for company", Pace::RealTime, &patient),
         ];
-        let mut per_window = Vec::new();
-        for (name, pace, server) in servers {
-            let (mut served, mut alone, mut ratios) = (Stretch::default(), Duration::ZERO, Vec::new());
-            for _ in 0..ROUNDS {
-                let round = stream(server, streams, pace, stretch);
-                let rows = (round.batch.round() as usize).max(1);
-                let bare = bare.run(rows, stretch / 2).mul_f64(round.windows);
-                ratios.push(round.cpu.div_duration_f64(bare));
-                alone += bare;
-                served.add(round);
-            }
-            line(name, "");
-            line("  runs in a batch on average", format!("{:.1}", served.batch / ROUNDS as f64));
-            line("  server CPU for a window", us(served.cpu.div_f64(served.windows)));
-            line("  bare model, as many rows in a call", us(alone.div_f64(served.windows)));
-            ratios.sort_by(f64::total_cmp);
-            let ratio = served.cpu.div_duration_f64(alone);
-            line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
-            line("  server CPU", share(served.cpu, served.took));
-            percentiles("  window to result", &mut served.latencies);
-            per_window.push(served.cpu.div_f64(served.windows));
-        }
+        let per_window: Vec<_> = servers
+            .iter()
+            .map(|(name, pace, server)| kind(name, server, &bare, streams, *pace, stretch))
+            .collect();
         line(
             "streams a core, batched against unbatched",
             format!("{:.2}", per_window[1].div_duration_f64(per_window[0])),
@@ -90,6 +74,30 @@ pub fn run(models: &Path, streams: &[usize], duration: Duration) {
     }
     batched.stop();
     unbatched.stop();
+    patient.stop();
+}
+
+/// Measures one kind of load, and gives the CPU time of a window.
+fn kind(name: &str, server: &Server, bare: &Bare, streams: usize, pace: Pace, stretch: Duration) -> Duration {
+    let (mut served, mut alone, mut ratios) = (Stretch::default(), Duration::ZERO, Vec::new());
+    for _ in 0..ROUNDS {
+        let round = stream(server, streams, pace, stretch);
+        let rows = (round.batch.round() as usize).max(1);
+        let bare = bare.run(rows, stretch / 2).mul_f64(round.windows);
+        ratios.push(round.cpu.div_duration_f64(bare));
+        alone += bare;
+        served.add(round);
+    }
+    line(name, "");
+    line("  runs in a batch on average", format!("{:.1}", served.batch / ROUNDS as f64));
+    line("  server CPU for a window", us(served.cpu.div_f64(served.windows)));
+    line("  bare model, as many rows in a call", us(alone.div_f64(served.windows)));
+    ratios.sort_by(f64::total_cmp);
+    let ratio = served.cpu.div_duration_f64(alone);
+    line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
+    line("  server CPU", share(served.cpu, served.took));
+    percentiles("  window to result", &mut served.latencies);
+    served.cpu.div_f64(served.windows)
 }
 
 impl Stretch {

@@ -9,6 +9,7 @@
 //! not even when the model fails.
 
 use super::resample::{self, RESAMPLER_BYTES_MAX, Resampler, WORKSHOP_BYTES_MAX, Workshop};
+use super::tensor::all_finite;
 use super::{Failure, Findings, Lane, Model, ModelSpec, Outcome, Run, State};
 use crate::reason::{Fault, Reason};
 use std::any::Any;
@@ -332,7 +333,7 @@ fn check(spec: &ModelSpec, count: usize, findings: &Findings) -> Result<(), Fail
     if !shaped {
         return Err(Failure::WrongShape);
     }
-    let finite = findings.audio.iter().all(|sample| sample.is_finite())
+    let finite = all_finite(&findings.audio, f32::is_finite)
         && findings.outputs.iter().all(|data| data.is_finite())
         && findings.speech_probability.is_none_or(f32::is_finite)
         && findings.detections.iter().all(|found| found.score.is_finite())

@@ -1,5 +1,6 @@
 //! Tensors that are only looked at: what engines and graphs take, so that nothing is copied on the way.
 
+use crate::model::tensor::all_finite;
 use crate::model::{Datatype, Tensor, TensorData};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -140,10 +141,10 @@ impl Rows {
     pub(super) fn are_finite(of: &Tensor, axis: usize, first: usize, rows: usize) -> bool {
         let mut ranges = Self::of(&of.shape, axis).ranges(first, rows);
         match &of.data {
-            TensorData::Fp16(data) => ranges.all(|range| data[range].iter().all(|x| x.is_finite())),
-            TensorData::Bf16(data) => ranges.all(|range| data[range].iter().all(|x| x.is_finite())),
-            TensorData::Fp32(data) => ranges.all(|range| data[range].iter().all(|x| x.is_finite())),
-            TensorData::Fp64(data) => ranges.all(|range| data[range].iter().all(|x| x.is_finite())),
+            TensorData::Fp16(data) => ranges.all(|range| all_finite(&data[range], f16::is_finite)),
+            TensorData::Bf16(data) => ranges.all(|range| all_finite(&data[range], bf16::is_finite)),
+            TensorData::Fp32(data) => ranges.all(|range| all_finite(&data[range], f32::is_finite)),
+            TensorData::Fp64(data) => ranges.all(|range| all_finite(&data[range], f64::is_finite)),
             _ => true,
         }
     }
