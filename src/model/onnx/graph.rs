@@ -168,11 +168,15 @@ impl Graph {
     fn infer_divided(&self, lanes: &mut [GraphLane<'_>], members: &[usize], gathered: &mut Vec<Tensor>) {
         let mut rest = members;
         while !rest.is_empty() {
-            let rows = |members: &[usize]| members.iter().map(|&member| self.rows(&lanes[member])).sum();
-            let size = self.division.next(rows(rest));
+            let size = self.division.next(rest.iter().map(|&member| self.rows(&lanes[member])).sum());
             // A lane's rows stay together, so a call may get fewer than it should; never none.
-            let fitting = (1..=rest.len()).take_while(|&count| rows(&rest[..count]) <= size).last();
-            let (part, behind) = rest.split_at(fitting.unwrap_or(1));
+            let mut taken = 0;
+            let fits = |member: &&usize| {
+                taken += self.rows(&lanes[**member]);
+                taken <= size
+            };
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (part, behind) = rest.split_at(count);
             self.infer(lanes, part, gathered);
             rest = behind;
         }

@@ -99,6 +99,31 @@ proptest! {
 }
 
 #[test]
+fn rows_go_in_the_calls_that_cost_least() {
+    let cost = |rows, us_per_row| Timed { rows, us_per_row };
+    for graph in graphs("gru.onnx", &Plan::default()) {
+        // Two and three rows are dear, four are cheap.
+        let graph = graph.with_costs(&[cost(1, 10.0), cost(2, 100.0), cost(4, 1.0)]);
+        for lanes in 1..=9 {
+            let mut states: Vec<GraphState> = (0..lanes).map(|_| graph.start()).collect();
+            let mut alone = states.clone();
+            let hears = |lane| vec![fp32(&[1, 8], lane)];
+            let shares = states.iter_mut().enumerate().map(|(lane, state)| (state, hears(lane)));
+            let got = run(&graph, &mut shares.collect::<Vec<_>>());
+            for (lane, got) in got.into_iter().enumerate() {
+                let expected = one(&graph, &mut alone[lane], hears(lane)).expect("it runs");
+                assert_close(&expected, got.as_ref().expect("it runs"));
+                if lanes < 4 {
+                    // Each had a call of its own, which rounds as alone.
+                    assert_eq!(expected, got.expect("it runs"));
+                }
+                assert_close(&alone[lane].tensors, &states[lane].tensors);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_lane_with_nan_fails_alone_and_keeps_its_state() {
     for name in ["gru.onnx", "decay.onnx"] {
         for graph in graphs(name, &Plan::default()) {
