@@ -24,7 +24,7 @@ pub struct Bare {
 }
 
 /// Where a model of the folder is; tells how to make it if it is not there.
-pub fn file(models: &Path, name: &str) -> PathBuf {
+fn file(models: &Path, name: &str) -> PathBuf {
     let file = models.join(name).join("1/model.onnx");
     let make = "tests/conformance/run --only-models";
     assert!(file.is_file(), "`{}` is not there; `{make}` makes it", file.display());

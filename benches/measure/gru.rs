@@ -2,11 +2,11 @@
 //!
 //! Streams go through the GRU of `tests/conformance/make_models.py` (300,000 parameters, windows of 32 ms), each with its
 //! own state: as fast as results come back, with a message of one window or of four on the way for each stream, or at
-//! real time, without and with 5 ms to wait for each other. After each stretch the bare model runs on the same core in calls of as many rows as the server's batches
-//! had on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same
+//! real time, without and with 5 ms to wait for each other. After each stretch the bare model runs on the same core in
+//! calls of as many rows as the server's batches had on average; so both are of one run, and what the machine does meanwhile hits both. At full speed the same
 //! streams also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
 
-use super::bare::{self, Bare};
+use super::bare::Bare;
 use super::figures::{heading, line, percentiles, share, us};
 use super::peer::{self, Crowd, MASK};
 use super::process::{DEADLINE, Server};
@@ -47,7 +47,6 @@ struct Stretch {
 }
 
 pub fn run(models: &Path, streams: &[usize], duration: Duration) {
-    bare::file(models, "gru");
     let bare = Bare::gru(models);
     let batched = Server::start(&["--models-dir", text(models)]);
     let unbatched = Server::start(&["--models-dir", text(models), "--batch-max", "1"]);

@@ -6,7 +6,7 @@
 //! model runs on the same core, in calls of as many rows as the server's had on average. The last figures are of the
 //! parser alone.
 
-use super::bare::{self, Bare, noise, thread_cpu};
+use super::bare::{Bare, noise, thread_cpu};
 use super::figures::{heading, line, percentiles, share, us};
 use super::peer::read_head;
 use super::process::{DEADLINE, Server, bind_to_the_servers_core};
@@ -34,7 +34,6 @@ struct Kind {
 }
 
 pub fn run(models: &Path, connections: usize, duration: Duration) {
-    bare::file(models, "conv");
     heading(&format!(
         "oip: requests of {ELEMENTS} floats on {connections} connections, {} s of each kind",
         duration.as_secs()

@@ -220,12 +220,12 @@ impl Repository {
         };
         let best = calibration.as_ref().map(|calibration| calibration.best);
         if let (Some(calibration), Batching::Shared { .. }) = (&calibration, graph.batching()) {
-            if manifest.batch.preferred.is_empty() {
-                manifest.batch.max.get_or_insert(calibration.best);
-            }
             options.costs.clone_from(&calibration.table);
+            if manifest.batch.preferred.is_empty() && manifest.batch.max.is_none() {
+                manifest.batch.max = Some(calibration.best);
+                graph = self::graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
+            }
             served = open(&manifest, &options, &engine)?;
-            graph = self::graph(&engine, &manifest).map_err(|why| named(&file, &why))?;
         }
         let used: Vec<usize> =
             sizes.into_iter().filter(|rows| best.is_none_or(|best| *rows <= best)).collect();

@@ -1,6 +1,7 @@
 //! Tensors: element types as the Open Inference Protocol names them, and elements row after row.
 
 use half::{bf16, f16};
+use std::ops::Range;
 
 /// Makes [`Datatype`] and [`TensorData`] of one row for each element type: `Variant, element, "NAME", bytes`.
 macro_rules! element_types {
@@ -184,11 +185,16 @@ impl TensorData {
 
     /// Whether no element is NaN or infinite.
     pub fn is_finite(&self) -> bool {
+        self.is_finite_in(0..self.len())
+    }
+
+    /// The same of the elements within `range`, which must be there.
+    pub fn is_finite_in(&self, range: Range<usize>) -> bool {
         match self {
-            TensorData::Fp16(data) => all_finite(data, f16::is_finite),
-            TensorData::Bf16(data) => all_finite(data, bf16::is_finite),
-            TensorData::Fp32(data) => all_finite(data, f32::is_finite),
-            TensorData::Fp64(data) => all_finite(data, f64::is_finite),
+            TensorData::Fp16(data) => all_finite(&data[range], f16::is_finite),
+            TensorData::Bf16(data) => all_finite(&data[range], bf16::is_finite),
+            TensorData::Fp32(data) => all_finite(&data[range], f32::is_finite),
+            TensorData::Fp64(data) => all_finite(&data[range], f64::is_finite),
             _ => true,
         }
     }

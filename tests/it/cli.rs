@@ -4,7 +4,7 @@ use assert_cmd::Command;
 use std::io::Write;
 
 /// The command in an empty environment, so that the machine's own variables decide nothing.
-fn suzu(args: &[&str]) -> Command {
+pub fn suzu(args: &[&str]) -> Command {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin!("suzu"));
     command.env_clear().args(args);
     command

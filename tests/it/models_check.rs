@@ -1,7 +1,7 @@
 //! `suzu models check` as the owner of a model meets it: explanations, refusals and exit codes.
 
+use crate::cli::suzu;
 use crate::support::DEADLINE;
-use assert_cmd::Command;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -19,21 +19,8 @@ kind = "probability"
 kind = "speech"
 "#;
 
-/// `tcn.onnx` hears sixteen frames of two bands, of which eight are those of the window before.
-const TCN: &str = r#"[audio]
-sample_rate = 16000
-window = 170
-hop = 80
-[features]
-n_mels = 2
-win = 20
-hop = 10
-[[const]]
-name = "rate"
-value = 16000
-"#;
-
-/// The same without the constant that the file asks for.
+/// `tcn.onnx` hears sixteen frames of two bands, of which eight are those of the window before. What the file asks for
+/// besides is [`RATE`].
 const TCN_WITHOUT_RATE: &str = r#"[audio]
 sample_rate = 16000
 window = 170
@@ -43,6 +30,12 @@ n_mels = 2
 win = 20
 hop = 10
 "#;
+const RATE: &str = "[[const]]\nname = \"rate\"\nvalue = 16000\n";
+
+/// A manifest with which `tcn.onnx` is served.
+fn tcn() -> String {
+    [TCN_WITHOUT_RATE, RATE].concat()
+}
 
 struct Answer {
     status: ExitStatus,
@@ -53,8 +46,8 @@ struct Answer {
 /// Runs the command in an empty environment, so that the machine's own variables decide nothing. What takes longer
 /// than the deadline is killed and has no exit code.
 fn check(folder: &Path, flags: &[&str]) -> Answer {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("suzu"));
-    command.env_clear().args(["models", "check"]).arg(folder).args(flags).timeout(DEADLINE);
+    let mut command = suzu(&["models", "check"]);
+    command.arg(folder).args(flags).timeout(DEADLINE);
     let output = command.output().expect("the command starts");
     Answer {
         status: output.status,
@@ -111,7 +104,8 @@ pub fn folder(models: &[(&str, &str, &str)]) -> TempDir {
 
 #[test]
 fn models_that_hear_streams_are_explained_with_their_inputs_states_and_hop() {
-    let root = folder(&[("gru/1", "gru.onnx", GRU), ("tcn/7", "tcn.onnx", TCN)]);
+    let tcn = tcn();
+    let root = folder(&[("gru/1", "gru.onnx", GRU), ("tcn/7", "tcn.onnx", &tcn)]);
     let gru = explained(&root.path().join("gru"));
     assert_tells(
         &gru,
@@ -318,7 +312,9 @@ fn a_version_is_named_by_itself_and_a_model_means_its_highest() {
 
 #[test]
 fn quiet_says_nothing_while_all_is_well() {
-    let root = folder(&[("conv/1", "conv.onnx", ""), ("gru/1", "gru.onnx", GRU), ("tcn/1", "tcn.onnx", TCN)]);
+    let tcn = tcn();
+    let root =
+        folder(&[("conv/1", "conv.onnx", ""), ("gru/1", "gru.onnx", GRU), ("tcn/1", "tcn.onnx", &tcn)]);
     let answer = check(root.path(), &["--quiet"]);
     assert_eq!((answer.status.code(), answer.out.as_str(), answer.err.as_str()), (Some(0), "", ""));
     put(root.path(), "tcn/1", "tcn.onnx", TCN_WITHOUT_RATE);

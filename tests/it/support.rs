@@ -44,7 +44,11 @@ impl TestServer {
 
     /// Panics with the server's own words if it does not start.
     pub fn start_with(config: Config, models: Registry) -> Self {
-        let event_loop = EventLoop::bind(config, models).unwrap_or_else(|error| panic!("{error}"));
+        Self::start_on(EventLoop::bind(config, models).unwrap_or_else(|error| panic!("{error}")))
+    }
+
+    /// With a loop that is bound already.
+    pub fn start_on(event_loop: EventLoop) -> Self {
         let (addr, handle) = (event_loop.local_addr(), event_loop.handle());
         let (end, ended) = channel();
         let thread = std::thread::Builder::new()

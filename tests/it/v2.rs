@@ -2,16 +2,17 @@
 
 use crate::answer::{Answer, get, metric, request};
 use crate::models_check::{folder, put};
-use crate::support::{Client, await_that, config};
+use crate::support::{Client, TestServer, await_that, config};
 use flate2::Compression;
 use flate2::read::{GzDecoder, GzEncoder, ZlibEncoder};
 use serde_json::{Value, json};
-use std::io::{self, Read};
+use std::io::Read;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::Path;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use suzu::config::Config;
-use suzu::driver::{EventLoop, Handle};
+use suzu::driver::EventLoop;
 use suzu::model::{Registry, Repository, RepositoryOptions};
 use tempfile::TempDir;
 
@@ -27,9 +28,7 @@ const INFER: &str = "/v2/models/conv/infer";
 
 /// A server with a folder of models. Stopped when it goes out of scope; then its folder goes too.
 struct ModelServer {
-    addr: SocketAddr,
-    handle: Handle,
-    thread: Option<JoinHandle<io::Result<()>>>,
+    server: TestServer,
     folder: TempDir,
 }
 
@@ -50,9 +49,7 @@ impl ModelServer {
         let config = Config { models_dir, ..config() };
         let event_loop = EventLoop::bind_with(config, registry, Some(repository))
             .unwrap_or_else(|error| panic!("{error}"));
-        let (addr, handle) = (event_loop.local_addr(), event_loop.handle());
-        let thread = thread::Builder::new().name("suzu-loop".to_owned()).spawn(move || event_loop.run());
-        Self { addr, handle, thread: Some(thread.expect("a thread")), folder }
+        Self { server: TestServer::start_on(event_loop), folder }
     }
 
     /// Sends a whole request on a connection of its own and takes the answer.
@@ -98,13 +95,11 @@ impl ModelServer {
     }
 }
 
-impl Drop for ModelServer {
-    fn drop(&mut self) {
-        self.handle.stop();
-        let ended = self.thread.take().map(JoinHandle::join);
-        if matches!(ended, Some(Err(_))) && !thread::panicking() {
-            panic!("the loop panicked");
-        }
+impl Deref for ModelServer {
+    type Target = TestServer;
+
+    fn deref(&self) -> &TestServer {
+        &self.server
     }
 }
 

@@ -48,7 +48,7 @@ impl FilterBank {
     /// What `features` describe, for audio of that rate. They have been checked by `Manifest::parse`.
     pub fn new(features: &Features, sample_rate_hz: u32) -> FilterBank {
         let Features { n_mels, win, .. } = *features;
-        let n_fft = features.n_fft.unwrap_or_else(|| win.next_power_of_two());
+        let n_fft = features.n_fft();
         let hann = |n: usize| (0.5 - 0.5 * (TAU * n as f64 / win as f64).cos()) as f32;
         let each = |numbers: &Option<Numbers>, default: f32| match numbers {
             None => vec![default; n_mels],

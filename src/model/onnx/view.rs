@@ -1,6 +1,5 @@
 //! Tensors that are only looked at: what engines and graphs take, so that nothing is copied on the way.
 
-use crate::model::tensor::all_finite;
 use crate::model::{Datatype, Tensor, TensorData};
 use half::{bf16, f16};
 use std::ops::Range;
@@ -139,13 +138,6 @@ impl Rows {
 
     /// Whether some rows of a tensor are without NaN and infinity.
     pub(super) fn are_finite(of: &Tensor, axis: usize, first: usize, rows: usize) -> bool {
-        let mut ranges = Self::of(&of.shape, axis).ranges(first, rows);
-        match &of.data {
-            TensorData::Fp16(data) => ranges.all(|range| all_finite(&data[range], f16::is_finite)),
-            TensorData::Bf16(data) => ranges.all(|range| all_finite(&data[range], bf16::is_finite)),
-            TensorData::Fp32(data) => ranges.all(|range| all_finite(&data[range], f32::is_finite)),
-            TensorData::Fp64(data) => ranges.all(|range| all_finite(&data[range], f64::is_finite)),
-            _ => true,
-        }
+        Self::of(&of.shape, axis).ranges(first, rows).all(|range| of.data.is_finite_in(range))
     }
 }

@@ -127,7 +127,7 @@ fn features(manifest: &Manifest, features: &Features, found: &mut Vec<String>) {
             audio.hop, audio.hop
         ));
     }
-    let n_fft = features.n_fft.unwrap_or_else(|| win.checked_next_power_of_two().unwrap_or(usize::MAX));
+    let n_fft = features.n_fft();
     if n_fft < win || n_fft > FFT_MAX {
         found.push(format!("features.n_fft: {n_fft} is not served; use {win} (features.win) to {FFT_MAX}"));
     }

@@ -85,6 +85,14 @@ pub struct Audio {
     pub scale: f32,
 }
 
+impl Features {
+    /// The length of the transform: as declared, or the least power of two from `win`; beyond all powers of two the
+    /// greatest number, which no rule lets pass.
+    pub fn n_fft(&self) -> usize {
+        self.n_fft.unwrap_or_else(|| self.win.checked_next_power_of_two().unwrap_or(usize::MAX))
+    }
+}
+
 impl Audio {
     /// Samples that a call looks at.
     pub fn window(&self) -> usize {
