@@ -99,6 +99,17 @@ fn given(matches: &ArgMatches, setting: &Setting) -> Option<(String, String)> {
     matches.get_one::<String>(setting.name).map(|value| (setting.name.to_owned(), value.clone()))
 }
 
+/// What was given as `--NAME NAME=VALUE`, in its order.
+pub(super) fn pairs(matches: &ArgMatches, name: &str) -> Result<Vec<(String, String)>, Error> {
+    let pairs = matches.get_many::<String>(name).into_iter().flatten();
+    pairs
+        .map(|pair| match pair.split_once('=') {
+            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
+            None => Err(Error::usage(format!("--{name} {pair}: expected NAME=VALUE"))),
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,4 +1,4 @@
-//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu models`, `suzu check`.
+//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu load`, `suzu models`, `suzu check`.
 //!
 //! Parses arguments, calls one command and turns its result into an exit code. The logger is set beneath [`run`] by
 //! `serve`, the signals by `serve` and `stream`, and by nothing else, so whoever uses the library gets neither.
@@ -7,6 +7,7 @@
 
 mod args;
 mod check;
+mod load;
 mod logs;
 mod models;
 mod serve;
@@ -99,6 +100,7 @@ fn dispatch(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
         Some(("serve", matches)) => serve::run(matches, variables),
         Some(("check", matches)) => check::run(matches, variables),
         Some(("models", matches)) => models::run(matches),
+        Some(("load", matches)) => load::run(matches, variables),
         Some(("stream", matches)) => stream::run(matches),
         Some((other, _)) => Err(Error::usage(format!("no command `{other}`; see `suzu --help`"))),
     }
@@ -112,7 +114,8 @@ Examples:
   suzu serve --host 0.0.0.0 --port 9000       serve to everyone
   suzu check --config suzu.toml               say what is wrong with a configuration
   suzu models                                 list the models
-  suzu stream speech.wav --model denoise --out clean.wav";
+  suzu stream speech.wav --model denoise --out clean.wav
+  suzu load -c 100                            a hundred streams at once, checked and measured";
 
 fn command() -> Command {
     Command::new("suzu")
@@ -124,6 +127,7 @@ fn command() -> Command {
         .args(args::configuration().map(|arg| arg.hide(true)))
         .subcommand(serve::command())
         .subcommand(stream::command())
+        .subcommand(load::command())
         .subcommand(models::command())
         .subcommand(check::command())
 }

@@ -6,9 +6,9 @@
 mod pace;
 mod report;
 mod session;
-mod wav;
+pub(super) mod wav;
 
-use super::Error;
+use super::{Error, args};
 use crate::client::{self, Options, Received, Stream};
 use crate::wire::message::{Begin, Encoding, Framing, Overflow, ServerMessage, StreamParams};
 use crate::wire::pcm::AUDIO_HEADER_BYTES;
@@ -172,7 +172,8 @@ fn same_file(one: &Path, other: &Path) -> bool {
     }
 }
 
-fn open(path: &Path) -> Result<WavReader<Box<dyn Read + Send>>, Error> {
+/// Opens a WAV; `-` is standard input.
+pub(super) fn open(path: &Path) -> Result<WavReader<Box<dyn Read + Send>>, Error> {
     let reader: Box<dyn Read + Send> = if path == Path::new("-") {
         if io::stdin().is_terminal() {
             return Err(Error::usage("standard input is a terminal; pipe a WAV into it, or name a file"));
@@ -197,13 +198,7 @@ fn params<R: Read>(matches: &ArgMatches, source: &WavReader<R>) -> Result<Stream
         ack_interval_ms: if *speed == Speed::Max { 100 } else { StreamParams::default().ack_interval_ms },
         ..StreamParams::default()
     };
-    let pairs = matches.get_many::<String>("param").into_iter().flatten();
-    let pairs: Vec<(String, String)> = pairs
-        .map(|pair| match pair.split_once('=') {
-            Some((name, value)) => Ok((name.to_owned(), value.to_owned())),
-            None => Err(Error::usage(format!("--param {pair}: expected NAME=VALUE"))),
-        })
-        .collect::<Result<_, _>>()?;
+    let pairs = args::pairs(matches, "param")?;
     for (name, _) in &pairs {
         if matches!(name.as_str(), "model" | "encoding") {
             return Err(Error::usage(format!("--param {name}: there is --{name} for that")));

@@ -27,7 +27,7 @@ pub(super) fn connect(
     tcp.set_read_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
     tcp.set_write_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
     let key = client_key(random.key());
-    let request = request(url, options, &key)?;
+    let request = upgrade_request(url, options, &key)?;
     tcp.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking for the stream"))?;
     let (head, left) = read_head(&mut tcp)?;
     if head.status != 101 {
@@ -53,7 +53,8 @@ fn dial(url: &Url, timeout: Duration) -> Result<TcpStream, Error> {
     Err(failed(last))
 }
 
-fn request(url: &Url, options: &Options, key: &str) -> Result<String, Error> {
+/// The request for the upgrade, with what equals the protocol's default left out.
+pub(crate) fn upgrade_request(url: &Url, options: &Options, key: &str) -> Result<String, Error> {
     let mut url = url.clone();
     url.push_query(&options.params.pairs());
     let (path, query) = (&url.path, &url.query);
@@ -163,7 +164,8 @@ fn plain(body: &[u8]) -> String {
     }
 }
 
-fn check_upgrade(head: &ResponseHead, key: &str) -> Result<(), Error> {
+/// Holds an answer of 101 against what was asked.
+pub(crate) fn check_upgrade(head: &ResponseHead, key: &str) -> Result<(), Error> {
     let contains = |name, token: &str| {
         head.header(name)
             .is_some_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))

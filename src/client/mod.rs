@@ -37,5 +37,7 @@ mod tests;
 mod url;
 
 pub use error::Error;
+pub(crate) use handshake::{check_upgrade, upgrade_request};
+pub(crate) use random::Random;
 pub use stream::{Options, Received, Receiver, Sender, Stream};
 pub use url::Url;

@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 
 /// A source of random bytes, differently seeded each time.
 #[derive(Debug, Default)]
-pub(super) struct Random {
+pub(crate) struct Random {
     keys: RandomState,
     count: u64,
 }
@@ -20,13 +20,13 @@ impl Random {
     }
 
     /// A mask.
-    pub(super) fn mask(&mut self) -> [u8; 4] {
+    pub(crate) fn mask(&mut self) -> [u8; 4] {
         // The greater half of the hash; which half makes no difference.
         ((self.next() >> 32) as u32).to_le_bytes()
     }
 
     /// The bytes of a handshake's key.
-    pub(super) fn key(&mut self) -> [u8; 16] {
+    pub(crate) fn key(&mut self) -> [u8; 16] {
         let (a, b) = (u128::from(self.next()), u128::from(self.next()));
         (a << 64 | b).to_le_bytes()
     }

@@ -26,3 +26,4 @@ mod workers;
 
 pub use clock::Clock;
 pub use event_loop::{EventLoop, Handle};
+pub(crate) use process::raise_descriptor_limit;

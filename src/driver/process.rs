@@ -89,7 +89,7 @@ pub(super) fn open_descriptors() -> Option<u64> {
 
 /// Raises the soft limit of open descriptors to the hard one and returns what holds then.
 #[cfg(unix)]
-pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls take a pointer to a valid `rlimit` that lives across the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
@@ -106,7 +106,7 @@ pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
 }
 
 #[cfg(not(unix))]
-pub(super) fn raise_descriptor_limit() -> io::Result<u64> {
+pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(u64::MAX)
 }
 

@@ -6,7 +6,8 @@
 use super::{Datatype, Lane, Model, ModelLimits, ModelSpec, OutputSpec, State};
 use crc32fast::Hasher;
 
-const WINDOW: usize = 320;
+/// Samples of a window of the model `echo`.
+pub const WINDOW: usize = 320;
 
 /// The model `echo`.
 pub(super) struct Echo {
@@ -59,8 +60,8 @@ impl Model for Echo {
     }
 }
 
-/// CRC-32 (IEEE) of the samples as little-endian 32-bit floats.
-fn checksum(window: &[f32]) -> u32 {
+/// CRC-32 (IEEE) of the samples as little-endian 32-bit floats: what `echo` says of a window.
+pub fn checksum(window: &[f32]) -> u32 {
     let mut hasher = Hasher::new();
     let mut bytes = [0; 4 * 64];
     for part in window.chunks(64) {

@@ -29,6 +29,7 @@ mod quality;
 #[cfg(test)]
 mod rehearsal;
 
+pub use echo::{WINDOW as ECHO_WINDOW, checksum as echo_checksum};
 pub use guard::Trial;
 pub use pipeline::{
     SAMPLE_RATE_HZ_MAX, SAMPLE_RATE_HZ_MIN, StreamState, WORKER_BYTES_MAX, panic_message, state_bytes_max,

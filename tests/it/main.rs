@@ -10,6 +10,7 @@ mod health;
 mod http;
 mod http_faults;
 mod limits;
+mod load;
 mod models_check;
 mod overflow;
 mod regressions;

@@ -20,7 +20,8 @@ const LAYERS: &[(&str, u32)] = &[
     ("server", 3),
     ("driver", 4),
     ("client", 4),
-    ("cli", 5),
+    ("load", 5),
+    ("cli", 6),
 ];
 
 /// Uses within a layer that are meant: messages carry tensors as the models make them.

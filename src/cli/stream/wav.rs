@@ -11,7 +11,7 @@ use std::path::Path;
 const HEAD_PIECE_BYTES: usize = 4096;
 
 /// A WAV that is being read.
-pub(super) struct WavReader<R> {
+pub(in crate::cli) struct WavReader<R> {
     /// What was read together with the head, and the rest.
     reader: Chain<Cursor<Vec<u8>>, R>,
     head: Head,
@@ -23,7 +23,7 @@ pub(super) struct WavReader<R> {
 
 impl<R: Read> WavReader<R> {
     /// Reads up to the first sample. The error is a sentence for people.
-    pub(super) fn new(mut reader: R) -> Result<Self, String> {
+    pub(in crate::cli) fn new(mut reader: R) -> Result<Self, String> {
         let mut heads = HeadReader::default();
         let mut piece = vec![0; HEAD_PIECE_BYTES];
         loop {
@@ -47,23 +47,23 @@ impl<R: Read> WavReader<R> {
     }
 
     /// Samples a second of each channel.
-    pub(super) fn sample_rate_hz(&self) -> u32 {
+    pub(in crate::cli) fn sample_rate_hz(&self) -> u32 {
         self.head.sample_rate_hz
     }
 
     /// Interleaved channels, at least 1.
-    pub(super) fn channels(&self) -> u16 {
+    pub(in crate::cli) fn channels(&self) -> u16 {
         self.head.channels
     }
 
     /// Samples of each channel still to come, if the header knows.
-    pub(super) fn frames(&self) -> Option<u64> {
+    pub(in crate::cli) fn frames(&self) -> Option<u64> {
         self.remaining.map(|bytes| bytes / self.head.frame_bytes() as u64)
     }
 
     /// Appends up to `frames` samples of each channel, interleaved, within -1..=1. Fewer only at the end. A part of a
     /// frame at the very end is dropped.
-    pub(super) fn read(&mut self, frames: usize, out: &mut Vec<f32>) -> io::Result<usize> {
+    pub(in crate::cli) fn read(&mut self, frames: usize, out: &mut Vec<f32>) -> io::Result<usize> {
         let frame_bytes = self.head.frame_bytes();
         let wanted = (frames as u64 * frame_bytes as u64).min(self.remaining.unwrap_or(u64::MAX));
         self.buffer.clear();
@@ -79,20 +79,24 @@ impl<R: Read> WavReader<R> {
 }
 
 /// A mono WAV that is being written: 32-bit float if the stream is, otherwise 16-bit.
-pub(super) struct WavWriter {
+pub(in crate::cli) struct WavWriter {
     writer: hound::WavWriter<BufWriter<File>>,
     decoder: pcm::Decoder,
     encoding: Encoding,
     samples: Vec<f32>,
     /// Samples written.
-    pub(super) count: u64,
+    pub(in crate::cli) count: u64,
     /// The sum of their squares.
-    pub(super) energy: f64,
+    pub(in crate::cli) energy: f64,
 }
 
 impl WavWriter {
     /// Creates the file, or empties it.
-    pub(super) fn create(path: &Path, encoding: Encoding, sample_rate_hz: u32) -> Result<Self, hound::Error> {
+    pub(in crate::cli) fn create(
+        path: &Path,
+        encoding: Encoding,
+        sample_rate_hz: u32,
+    ) -> Result<Self, hound::Error> {
         let float = encoding == Encoding::F32le;
         let spec = hound::WavSpec {
             channels: 1,
@@ -106,7 +110,7 @@ impl WavWriter {
     }
 
     /// Writes what the server sent.
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), hound::Error> {
+    pub(in crate::cli) fn write(&mut self, bytes: &[u8]) -> Result<(), hound::Error> {
         self.samples.clear();
         self.decoder.decode(bytes, &mut self.samples);
         self.count += self.samples.len() as u64;
@@ -122,13 +126,13 @@ impl WavWriter {
     }
 
     /// Writes the header. A file that is dropped instead gets it too, its errors lost.
-    pub(super) fn finish(self) -> Result<(), hound::Error> {
+    pub(in crate::cli) fn finish(self) -> Result<(), hound::Error> {
         self.writer.finalize()
     }
 }
 
 /// The sum of the squares.
-pub(super) fn energy(samples: &[f32]) -> f64 {
+pub(in crate::cli) fn energy(samples: &[f32]) -> f64 {
     samples.iter().map(|&sample| f64::from(sample) * f64::from(sample)).sum()
 }
 
