@@ -12,6 +12,7 @@ mod http_faults;
 mod limits;
 mod models_check;
 mod overflow;
+mod pool;
 mod regressions;
 mod shutdown;
 mod stream_client;
