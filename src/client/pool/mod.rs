@@ -8,30 +8,6 @@
 //! their place goes to the next in line, so nobody waits for what does not come. Opening, looking after and closing
 //! connections happens outside the lock; with an idle connection at hand, taking and returning it costs two short locks
 //! and no memory.
-//!
-//! ```
-//! use suzu::client::{Connection, Message, Options, Pool, PoolSettings};
-//! # use suzu::{config::Config, driver::EventLoop, model::Registry};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let event_loop = EventLoop::bind(Config { port: 0, ..Config::default() }, Registry::builtin())?;
-//! # let (address, handle) = (event_loop.local_addr(), event_loop.handle());
-//! # let server = std::thread::spawn(move || event_loop.run());
-//! let url = format!("ws://{address}/v1/echo");
-//! let open = move || Connection::open(&url, &Options::default());
-//! let pool = Pool::new(PoolSettings { max_connections: 2, ..PoolSettings::default() }, open, Connection::is_usable);
-//!
-//! let mut connection = pool.get()?; // opens the first
-//! connection.send(b"hello")?;
-//! assert_eq!(connection.recv()?, Some(Message::Binary(b"hello".to_vec())));
-//! drop(connection); // goes back
-//! assert_eq!((pool.stats().idle, pool.stats().created), (1, 1));
-//! # drop(pool);
-//! # handle.stop();
-//! # server.join().expect("the loop does not panic")?;
-//! # Ok(())
-//! # }
-//! ```
 
 mod places;
 mod pooled;
@@ -116,6 +92,33 @@ type Open<C> = dyn Fn() -> Result<C, Error> + Send + Sync;
 type IsUsable<C> = dyn Fn(&mut C) -> bool + Send + Sync;
 
 /// A pool of connections of one kind to one place. Shared by reference or in an [`Arc`]; dropping it closes it.
+///
+/// Those who wait are served in the order in which they came. A connection that broke is replaced by whoever finds it; if
+/// none can be opened they get the error, and the next in line may try. It has no thread of its own.
+///
+/// ```
+/// use suzu::client::{Connection, Message, Options, Pool, PoolSettings};
+/// # use suzu::{config::Config, driver::EventLoop, model::Registry};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let event_loop = EventLoop::bind(Config { port: 0, ..Config::default() }, Registry::builtin())?;
+/// # let (address, handle) = (event_loop.local_addr(), event_loop.handle());
+/// # let server = std::thread::spawn(move || event_loop.run());
+/// let url = format!("ws://{address}/v1/echo");
+/// let open = move || Connection::open(&url, &Options::default());
+/// let pool = Pool::new(PoolSettings { max_connections: 2, ..PoolSettings::default() }, open, Connection::is_usable);
+///
+/// let mut connection = pool.get()?; // opens the first
+/// connection.send(b"hello")?;
+/// assert_eq!(connection.recv()?, Some(Message::Binary(b"hello".to_vec())));
+/// drop(connection); // goes back
+/// assert_eq!((pool.stats().idle, pool.stats().created), (1, 1));
+/// # drop(pool);
+/// # handle.stop();
+/// # server.join().expect("the loop does not panic")?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Pool<C> {
     shared: Arc<Shared<C>>,
     open: Box<Open<C>>,

@@ -202,7 +202,7 @@ fn under_many_threads_no_connection_is_used_twice_none_is_too_many_and_everybody
         Ok(Watched { used: AtomicBool::new(false), live: Arc::clone(&counted) })
     };
     let checks = AtomicUsize::new(0);
-    let is_usable = move |_: &mut Watched| checks.fetch_add(1, Ordering::Relaxed) % 17 != 0;
+    let is_usable = move |_: &mut Watched| !checks.fetch_add(1, Ordering::Relaxed).is_multiple_of(17);
     let pool = Pool::new(settings(MAX_CONNECTIONS), open, is_usable);
     let use_it = |seed: u64| {
         let mut refused = 0;
