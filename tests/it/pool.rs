@@ -2,8 +2,9 @@
 
 use crate::cli::suzu;
 use crate::support::{DEADLINE, TestServer, await_that, config};
+use socket2::{Domain, Socket, Type};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -97,14 +98,14 @@ fn waiting_for_a_connection_ends_with_the_time_or_with_the_pool() {
     assert!(error.contains("all 1 connections of the pool were taken"), "{error}");
     drop(held);
 
-    let patient = pool(settings(1), &place);
+    let patient = Arc::new(pool(PoolSettings { max_wait_time: Duration::MAX, ..settings(1) }, &place));
     let mut held = patient.get().expect("opened");
-    std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| patient.get().err());
-        await_that("somebody waits", || patient.stats().waiting == 1);
-        patient.close();
-        assert!(matches!(waiter.join().expect("no panic"), Some(Error::PoolClosed)));
-    });
+    let (tell, told) = std::sync::mpsc::channel();
+    let waiter = Arc::clone(&patient);
+    std::thread::spawn(move || tell.send(waiter.get().err()));
+    await_that("somebody waits", || patient.stats().waiting == 1);
+    patient.close();
+    assert!(matches!(told.recv_timeout(DEADLINE), Ok(Some(Error::PoolClosed))));
     echo(&mut held, b"what is in use stays so");
 }
 
@@ -151,9 +152,11 @@ fn silence(samples: u32) -> Vec<u8> {
 
 #[test]
 fn suzu_stream_goes_on_trying_until_the_server_is_there() {
-    // Bound and dropped: nobody listens there now.
-    let address =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+    // Bound and not listening: connections are refused, and nobody else gets the port before the server does.
+    let reserved = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a descriptor is left");
+    reserved.set_reuse_address(true).expect("a TCP socket");
+    reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    let address = reserved.local_addr().expect("bound").as_socket().expect("of IP");
     // A tenth of a second of silence.
     let wav = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(wav.path(), silence(1_600)).expect("room for it");

@@ -142,16 +142,24 @@ fn a_panic_loses_neither_a_place_nor_hands_on_half_a_conversation() {
 
 #[test]
 fn closing_wakes_everybody_who_waits_and_ends_what_comes_back() {
-    let pool = numbers(settings(2));
+    // Nobody would come out of the line by their own time.
+    let settings = PoolSettings { max_wait_time: Duration::MAX, ..settings(2) };
+    let pool = Arc::new(numbers(settings));
     let (one, other) = (pool.get().expect("opened"), pool.get().expect("opened"));
-    thread::scope(|scope| {
-        let waiters: Vec<_> = (0..3).map(|_| scope.spawn(|| pool.get().err())).collect();
-        await_waiting(&pool, 3);
-        pool.close();
-        for waiter in waiters {
-            assert!(matches!(waiter.join().expect("no panic"), Some(Error::PoolClosed)));
-        }
-    });
+    let (tell, told) = channel();
+    for _ in 0..3 {
+        let (pool, tell) = (Arc::clone(&pool), tell.clone());
+        thread::spawn(move || {
+            let error = pool.get().err();
+            drop(pool);
+            tell.send(error)
+        });
+    }
+    await_waiting(&pool, 3);
+    pool.close();
+    for _ in 0..3 {
+        assert!(matches!(told.recv_timeout(PATIENCE), Ok(Some(Error::PoolClosed))));
+    }
     assert!(matches!(pool.get(), Err(Error::PoolClosed)));
     drop(one);
     let stats = pool.stats();
