@@ -193,6 +193,16 @@ impl Reason {
     }
 }
 
+/// Whether the request may succeed later that was refused with this status and this `code`. Of pairs that stand in the
+/// table for several reasons, all must pass; of those that do not stand there, another server's, the status decides.
+pub fn refusal_is_retryable(status: u16, code: Option<&str>) -> bool {
+    let mut rows = TABLE.iter().filter(|row| row.status == status && Some(row.code) == code).peekable();
+    match rows.peek() {
+        Some(_) => rows.all(|row| row.retryable),
+        None => matches!(status, 408 | 425 | 429 | 502 | 503 | 504),
+    }
+}
+
 /// A reason together with what happened, to what, and what to do about it: the answer to a peer's fault.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {

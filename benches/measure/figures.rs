@@ -32,6 +32,13 @@ pub fn percentiles(name: &str, times: &mut [Duration]) {
     line(name, text);
 }
 
+/// How many times as long something took as something else: over all rounds, and in the least and the greatest of them.
+pub fn ratio(name: &str, whole: Duration, part: Duration, mut rounds: Vec<f64>) {
+    rounds.sort_by(f64::total_cmp);
+    let [least, .., greatest] = &rounds[..] else { panic!("{name}: fewer than two rounds") };
+    line(name, format!("{:.2} ({least:.2} to {greatest:.2})", whole.div_duration_f64(part)));
+}
+
 pub fn ms(time: Duration) -> String {
     format!("{:.2} ms", time.as_secs_f64() * 1e3)
 }

@@ -7,7 +7,7 @@
 //! streams also go one at a time (`--batch-max 1`), and the same bytes through `/v1/echo`: what the messages alone cost.
 
 use super::bare::Bare;
-use super::figures::{heading, line, percentiles, share, us};
+use super::figures::{heading, line, percentiles, ratio, share, us};
 use super::peer::{self, Crowd, MASK};
 use super::process::{DEADLINE, Server};
 use super::ten::sample;
@@ -91,9 +91,7 @@ fn kind(name: &str, server: &Server, bare: &Bare, streams: usize, pace: Pace, st
     line("  runs in a batch on average", format!("{:.1}", served.batch / ROUNDS as f64));
     line("  server CPU for a window", us(served.cpu.div_f64(served.windows)));
     line("  bare model, as many rows in a call", us(alone.div_f64(served.windows)));
-    ratios.sort_by(f64::total_cmp);
-    let ratio = served.cpu.div_duration_f64(alone);
-    line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
+    ratio("  ratio", served.cpu, alone, ratios);
     line("  server CPU", share(served.cpu, served.took));
     percentiles("  window to result", &mut served.latencies);
     served.cpu.div_f64(served.windows)

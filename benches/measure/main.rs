@@ -8,6 +8,7 @@
 //! cargo bench --bench measure -- echo               # CPU for each message through the loop
 //! cargo bench --bench measure -- gru                # streams through a GRU against the bare model
 //! cargo bench --bench measure -- oip                # requests for inference against the bare model
+//! cargo bench --bench measure -- pool               # borrowing a connection against opening one
 //! cargo bench --bench measure -- smoke              # a minute's work in a second: does the binary serve at all?
 //! ```
 //!
@@ -26,6 +27,7 @@ mod gru;
 mod idle;
 mod oip;
 mod peer;
+mod pool;
 mod process;
 mod smoke;
 mod ten;
@@ -54,6 +56,7 @@ fn main() {
             gru::run(folder(matches), &streams, seconds(matches));
         }
         Some(("oip", matches)) => oip::run(folder(matches), number(matches, "connections"), seconds(matches)),
+        Some(("pool", matches)) => pool::run(seconds(matches)),
         _ => everything(),
     }
 }
@@ -64,6 +67,7 @@ fn everything() {
     ten::run("denoise", 10, Duration::from_secs(60));
     control::run(16, Duration::from_secs(20));
     echo::run(100, Duration::from_secs(5));
+    pool::run(Duration::from_secs(3));
 }
 
 fn command() -> Command {
@@ -112,6 +116,11 @@ fn command() -> Command {
                 .arg(models())
                 .arg(count("connections", "8"))
                 .arg(duration("6", "how long each kind of request is measured")),
+        )
+        .subcommand(
+            Command::new("pool")
+                .about("Borrowing a connection from the client's pool against opening one")
+                .arg(duration("3", "how long each kind is measured")),
         )
         .subcommand(Command::new("smoke").about("Does the binary serve at all? Asserts, measures nothing"))
 }

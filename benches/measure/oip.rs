@@ -7,7 +7,7 @@
 //! parser alone.
 
 use super::bare::{Bare, noise, thread_cpu};
-use super::figures::{heading, line, percentiles, share, us};
+use super::figures::{heading, line, percentiles, ratio, share, us};
 use super::peer::read_head;
 use super::process::{DEADLINE, Server, bind_to_the_servers_core};
 use std::fmt::Write as _;
@@ -57,13 +57,11 @@ pub fn run(models: &Path, connections: usize, duration: Duration) {
             latencies.extend(round.latencies);
         }
         let count = latencies.len() as f64;
-        ratios.sort_by(f64::total_cmp);
         line(kind.name, format!("{} bytes", kind.body.len()));
         line("  requests", format!("{:.0} / s, {:.1} in a call", count / took.as_secs_f64(), count / calls));
         line("  server CPU for each", us(cpu.div_f64(count)));
         line("  bare model, as many rows in a call", us(bare.div_f64(count)));
-        let ratio = cpu.div_duration_f64(bare);
-        line("  ratio", format!("{ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]));
+        ratio("  ratio", cpu, bare, ratios);
         line("  server CPU", share(cpu, took));
         percentiles("  request to answer", &mut latencies);
     }

@@ -208,6 +208,11 @@ pub fn bind_to_the_servers_core() {
     }
 }
 
+/// Lets the calling thread run anywhere, the server's core included: for what is measured while the server rests.
+pub fn use_every_core() {
+    bind_to(&(0..cores()).collect::<Vec<_>>()).expect("the cores are there");
+}
+
 fn bind_to(cores: &[usize]) -> io::Result<()> {
     // SAFETY: the set is plain bits, for which zero is valid; the calls keep to its size.
     let result = unsafe {

@@ -9,7 +9,7 @@ mod session;
 pub(super) mod wav;
 
 use super::{Error, args};
-use crate::client::{self, Options, Received, Stream};
+use crate::client::{self, Options, Received, Retry, Stream};
 use crate::wire::message::{Begin, Encoding, Framing, Overflow, ServerMessage, StreamParams};
 use crate::wire::pcm::AUDIO_HEADER_BYTES;
 use clap::builder::ValueParser;
@@ -18,7 +18,7 @@ use pace::Speed;
 use report::{Report, Style, balance, level, progress_bar};
 use session::{Outcome, Plan};
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Read};
+use std::io::{self, BufReader, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -73,7 +73,7 @@ fn what() -> [Arg; 5] {
     ]
 }
 
-fn how() -> [Arg; 3] {
+fn how() -> [Arg; 4] {
     [
         Arg::new("speed")
             .long("speed")
@@ -93,6 +93,9 @@ fn how() -> [Arg; 3] {
             .default_value("linear16")
             .value_parser(|text: &str| Encoding::parse(text).map_err(|fault| fault.message))
             .help("How samples are sent: linear16, f32le, mulaw or alaw"),
+        Arg::new("retry").long("retry").value_name("DURATION").value_parser(humantime::parse_duration).help(
+            "Go on trying to connect for so long, such as 30s; a stream that breaks later is not resumed",
+        ),
     ]
 }
 
@@ -139,7 +142,7 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Error> {
     let params = params(matches, &source)?;
     let url: &String = given(matches, "url");
     let options = Options { params, ..Options::default() };
-    let mut stream = Stream::connect(url, &options).map_err(|error| refused(&error, url))?;
+    let mut stream = connect(url, &options, matches).map_err(|error| refused(&error, url))?;
     let (begin, text) = receive_begin(&mut stream)?;
 
     let plan = plan(matches, &options.params, &begin)?;
@@ -208,6 +211,23 @@ fn params<R: Read>(matches: &ArgMatches, source: &WavReader<R>) -> Result<Stream
         }
     }
     StreamParams::parse(&pairs, defaults).map_err(|fault| Error::usage(format!("--param: {}", fault.message)))
+}
+
+/// Connects, with `--retry` more than once. There is nothing to lose yet, so Ctrl-C just ends the program.
+fn connect(url: &str, options: &Options, matches: &ArgMatches) -> Result<Stream, client::Error> {
+    let Some(&time_max) = matches.get_one::<Duration>("retry") else {
+        return Stream::connect(url, options);
+    };
+    let quiet = matches.get_flag("quiet");
+    let wait = |error: &client::Error, delay: Duration| {
+        if !quiet {
+            // Nobody reads it: no reason to give up.
+            let _ = writeln!(io::stderr(), "{error}; trying again in {:.1} s", delay.as_secs_f64());
+        }
+        std::thread::sleep(delay);
+        true
+    };
+    Retry { time_max, ..Retry::default() }.run(|| Stream::connect(url, options), wait)
 }
 
 /// The first message, with its text.
@@ -286,7 +306,7 @@ fn interruptible() -> Arc<AtomicBool> {
     interrupted
 }
 
-fn summarise<W: io::Write>(outcome: &Outcome, plan: &Plan, report: &mut Report<W>) {
+fn summarise<W: Write>(outcome: &Outcome, plan: &Plan, report: &mut Report<W>) {
     let Some(end) = &outcome.heard.termination else { return };
     let mut text = balance(end);
     let latency = &outcome.latency;
@@ -300,7 +320,7 @@ fn summarise<W: io::Write>(outcome: &Outcome, plan: &Plan, report: &mut Report<W
 }
 
 /// Completes the file and says what is in it.
-fn finish<W: io::Write>(
+fn finish<W: Write>(
     output: WavWriter,
     path: &Path,
     energy_in: (f64, u64),

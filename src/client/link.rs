@@ -67,16 +67,33 @@ impl Link {
         self.send(|writer| writer.push_audio(samples, capture_time_us))
     }
 
-    /// Sends a text message.
+    /// Sends one of the protocol's messages.
     pub(super) fn send_message(&self, message: &ClientMessage) -> Result<(), Error> {
         let mut text = Vec::new();
         message.encode(&mut text);
         // serde_json writes UTF-8 only.
-        let text = String::from_utf8(text).unwrap_or_default();
+        self.send_text(&String::from_utf8(text).unwrap_or_default())
+    }
+
+    /// Sends a text message.
+    pub(super) fn send_text(&self, text: &str) -> Result<(), Error> {
         self.send(|writer| {
             let mask = Some(writer.random.mask());
-            encode_text(&mut writer.frames, &text, mask);
+            encode_text(&mut writer.frames, text, mask);
         })
+    }
+
+    /// Sends a binary message as it is.
+    pub(super) fn send_binary(&self, payload: &[u8]) -> Result<(), Error> {
+        self.send(|writer| {
+            let mask = Some(writer.random.mask());
+            encode_binary(&mut writer.frames, payload, mask);
+        })
+    }
+
+    /// Whether something can still be sent, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        lock(&self.writer).state == State::Open
     }
 
     /// Sends a close; nothing can be sent after it.

@@ -1,7 +1,13 @@
-//! A blocking client for `/v1/stream`: typed messages both ways over one TCP connection.
+//! A blocking client: typed messages of `/v1/stream` both ways over one TCP connection, and what it takes to keep
+//! connections: trying again, and a pool.
 //!
-//! Owns the connection, the handshake and the masking. Has no thread, clock or policy of its own: it neither paces
-//! audio nor reconnects. [`Stream::connect`] gives both halves; [`Stream::split`] hands them to two threads.
+//! Owns the connection, the handshake and the masking. Has no thread of its own, does not pace audio, and tries nothing
+//! again unless asked. [`Stream::connect`] gives both halves; [`Stream::split`] hands them to two threads.
+//! [`Connection`] is a WebSocket to any other path, [`Pool`] lends such connections to many, and [`Retry`] tries again
+//! what failed for a reason that passes.
+//!
+//! **A stream that broke in the middle is not resumed**: the server keeps no sessions. [`Retry`] opens a new stream, and
+//! the results of what was on its way are lost.
 //!
 //! **It cannot deadlock with the server.** The receiver never waits for the sender: while a send is held up because the
 //! server does not read, results are still received, and a pong that cannot go out at once goes out with the next send.
@@ -27,17 +33,26 @@
 //! # }
 //! ```
 
+mod backoff;
+mod connection;
 mod error;
 mod handshake;
+mod inbox;
 mod link;
+mod pool;
 mod random;
+mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
 mod url;
 
+pub use backoff::Backoff;
+pub use connection::{Connection, Message};
 pub use error::Error;
 pub(crate) use handshake::{check_upgrade, upgrade_request};
+pub use pool::{Pool, PoolSettings, PoolStats, Pooled};
 pub(crate) use random::Random;
+pub use retry::Retry;
 pub use stream::{Options, Received, Receiver, Sender, Stream};
 pub use url::Url;

@@ -1,4 +1,4 @@
-//! Random bytes for the handshake's key and the masks.
+//! Random numbers for the handshake's key, the masks and the waits between attempts.
 //!
 //! A mask protects proxies from a browser's scripts, not the client from anybody: it must differ from frame to frame and
 //! not be foreseeable by whoever wrote the payload. The standard library's keyed hash, seeded by the operating system,
@@ -14,7 +14,8 @@ pub(crate) struct Random {
 }
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    /// Any number, each as likely as the other.
+    pub(super) fn number(&mut self) -> u64 {
         self.count += 1;
         self.keys.hash_one(self.count)
     }
@@ -22,12 +23,12 @@ impl Random {
     /// A mask.
     pub(crate) fn mask(&mut self) -> [u8; 4] {
         // The greater half of the hash; which half makes no difference.
-        ((self.next() >> 32) as u32).to_le_bytes()
+        ((self.number() >> 32) as u32).to_le_bytes()
     }
 
     /// The bytes of a handshake's key.
     pub(crate) fn key(&mut self) -> [u8; 16] {
-        let (a, b) = (u128::from(self.next()), u128::from(self.next()));
+        let (a, b) = (u128::from(self.number()), u128::from(self.number()));
         (a << 64 | b).to_le_bytes()
     }
 }

@@ -1,18 +1,15 @@
 //! A stream and its two halves.
 
+use super::inbox::Inbox;
 use super::link::Link;
 use super::random::Random;
 use super::{Error, Url, handshake};
 use crate::reason::Reason;
 use crate::wire::message::{ClientMessage, Framing, ServerMessage, StreamParams};
 use crate::wire::pcm::AudioHeader;
-use crate::wire::websocket::{Decoder, Event, Role};
-use std::io::{self, Read};
+use crate::wire::websocket::Event;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Bytes asked of the connection at a time.
-const READ_BYTES: usize = 16 * 1024;
 
 /// How to connect, and what to ask for.
 #[derive(Clone, Debug)]
@@ -86,10 +83,7 @@ impl Stream {
         let link = Arc::new(Link::new(tcp, random, framing));
         let receiver = Receiver {
             link: Arc::clone(&link),
-            decoder: Decoder::new(Role::Client, options.message_bytes_max),
-            end: left.len(),
-            buffer: left,
-            start: 0,
+            inbox: Inbox::new(left, options.message_bytes_max),
             text: String::new(),
             framing,
             ended: false,
@@ -180,11 +174,7 @@ impl Sender {
 /// The half that listens. It answers pings and the close by itself.
 pub struct Receiver {
     link: Arc<Link>,
-    decoder: Decoder,
-    /// Bytes received; `start..end` are not decoded yet.
-    buffer: Vec<u8>,
-    start: usize,
-    end: usize,
+    inbox: Inbox,
     text: String,
     framing: Framing,
     ended: bool,
@@ -213,7 +203,11 @@ impl Receiver {
                     return Ok(Some(received));
                 }
                 Ok(Step::Pong(payload)) => self.link.answer_ping(&payload),
-                Ok(Step::Nothing) if self.start == self.end => self.read()?,
+                Ok(Step::Nothing) if self.inbox.is_empty() => {
+                    let result = self.inbox.fill(&self.link.tcp);
+                    self.ended = !matches!(result, Ok(()) | Err(Error::TimedOut(_)));
+                    result?;
+                }
                 Ok(Step::Nothing) => {}
                 Err(error) => {
                     self.ended = true;
@@ -234,10 +228,7 @@ impl Receiver {
 
     /// Decodes one event of what has been received.
     fn decode(&mut self) -> Result<Step, Error> {
-        let mut input = &mut self.buffer[self.start..self.end];
-        let event = self.decoder.next(&mut input)?;
-        self.start = self.end - input.len();
-        let Some(event) = event else { return Ok(Step::Nothing) };
+        let Some(event) = self.inbox.next()? else { return Ok(Step::Nothing) };
         Ok(match event {
             Event::Text(text) => {
                 self.text.clear();
@@ -261,32 +252,5 @@ impl Receiver {
             Event::Pong(_) => Step::Nothing,
             Event::Close { code, reason } => Step::Give(Received::Closed { code, reason: reason.to_owned() }),
         })
-    }
-
-    /// Waits for bytes.
-    fn read(&mut self) -> Result<(), Error> {
-        // The first buffer is what came with the handshake and may be of any size.
-        if self.buffer.len() != READ_BYTES {
-            self.buffer.resize(READ_BYTES, 0);
-        }
-        (self.start, self.end) = (0, 0);
-        loop {
-            match (&self.link.tcp).read(&mut self.buffer) {
-                Ok(0) => {
-                    self.ended = true;
-                    return Err(Error::Disconnected);
-                }
-                Ok(count) => {
-                    self.end = count;
-                    return Ok(());
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    let error = Error::from_io(error, "waiting for the server");
-                    self.ended = !matches!(error, Error::TimedOut(_));
-                    return Err(error);
-                }
-            }
-        }
     }
 }

@@ -11,6 +11,8 @@ use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+mod connection;
+
 /// Far longer than anything here takes: only a test that hangs meets it.
 const PATIENCE: Duration = Duration::from_secs(20);
 

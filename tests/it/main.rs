@@ -13,6 +13,7 @@ mod limits;
 mod load;
 mod models_check;
 mod overflow;
+mod pool;
 mod regressions;
 mod shutdown;
 mod stream_client;

@@ -24,9 +24,10 @@ const LAYERS: &[(&str, u32)] = &[
     ("cli", 6),
 ];
 
-/// Uses within a layer that are meant: messages carry tensors as the models make them.
+/// Uses within a layer that are meant: messages carry tensors as the models make them, and the client takes the time
+/// from the driver's clock, the only reader of clocks.
 const ALLOWED: &[(&str, &str)] =
-    &[("wire", "model"), ("config", "reason"), ("id", "time"), ("config", "time")];
+    &[("wire", "model"), ("config", "reason"), ("id", "time"), ("config", "time"), ("client", "driver")];
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

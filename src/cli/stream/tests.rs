@@ -6,7 +6,6 @@ use crate::wire::message::{
     AudioAdded, Configuration, Keepalive, Ledger, Limits, Results, SpeechBoundary, Tensor, Termination,
 };
 use crate::wire::websocket::{self, Decoder, Event, Role, accept_key};
-use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
