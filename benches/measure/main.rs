@@ -9,6 +9,7 @@
 //! cargo bench --bench measure -- gru                # streams through a GRU against the bare model
 //! cargo bench --bench measure -- oip                # requests for inference against the bare model
 //! cargo bench --bench measure -- pool               # borrowing a connection against opening one
+//! cargo bench --bench measure -- start              # from exec to the first answer, and the size of the binary
 //! cargo bench --bench measure -- smoke              # a minute's work in a second: does the binary serve at all?
 //! ```
 //!
@@ -30,6 +31,7 @@ mod peer;
 mod pool;
 mod process;
 mod smoke;
+mod start;
 mod ten;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -55,6 +57,7 @@ fn main() {
             let streams: Vec<usize> = matches.get_many("streams").expect("has a default").copied().collect();
             gru::run(folder(matches), &streams, seconds(matches));
         }
+        Some(("start", matches)) => start::run(number(matches, "rounds")),
         Some(("oip", matches)) => oip::run(folder(matches), number(matches, "connections"), seconds(matches)),
         Some(("pool", matches)) => pool::run(seconds(matches)),
         _ => everything(),
@@ -121,6 +124,9 @@ fn command() -> Command {
             Command::new("pool")
                 .about("Borrowing a connection from the client's pool against opening one")
                 .arg(duration("3", "how long each kind is measured")),
+        )
+        .subcommand(
+            Command::new("start").about("From exec to the first answered request").arg(count("rounds", "20")),
         )
         .subcommand(Command::new("smoke").about("Does the binary serve at all? Asserts, measures nothing"))
 }

@@ -12,6 +12,9 @@ use std::time::Duration;
 /// The core that the server runs on where there is another one for this program.
 const SERVER_CORE: usize = 0;
 
+/// The program that is measured.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_suzu");
+
 /// After this long without an answer the program gives up.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -44,7 +47,7 @@ pub struct Held {
 impl Server {
     /// Starts the binary of this build on a free port, with these flags besides, and waits until it listens.
     pub fn start(flags: &[&str]) -> Server {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_suzu"));
+        let mut command = Command::new(BINARY);
         command.args(["serve", "--port", "0"]).args(flags);
         command.env_clear().stdin(Stdio::null()).stderr(Stdio::piped());
         if cores() > 1 {

@@ -39,6 +39,28 @@ pub(super) fn connect(
     Ok((tcp, left))
 }
 
+/// Asks for a path by GET, on a connection of its own, and gives the body of a good answer, up to 64 KiB of it.
+///
+/// # Errors
+/// [`Error::Refused`] for any status but 200, and what connecting and reading give.
+pub fn get(url: &Url, options: &Options) -> Result<Vec<u8>, Error> {
+    let mut tcp = dial(url, options.connect_timeout)?;
+    tcp.set_read_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
+    let mark = if url.query.is_empty() { "" } else { "?" };
+    let mut request = format!(
+        "GET {}{mark}{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nUser-Agent: suzu/{}\r\n",
+        url.path,
+        url.query,
+        url.authority(),
+        env!("CARGO_PKG_VERSION"),
+    );
+    push_headers(&mut request, &options.headers)?;
+    tcp.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking"))?;
+    let (head, left) = read_head(&mut tcp)?;
+    let body = read_body(&mut tcp, &head, left);
+    if head.status == 200 { Ok(body) } else { Err(refusal(&head, &body)) }
+}
+
 /// Tries each address of the host.
 fn dial(url: &Url, timeout: Duration) -> Result<TcpStream, Error> {
     let failed = |source| Error::Connect { address: url.authority(), source };
@@ -66,7 +88,13 @@ pub(crate) fn upgrade_request(url: &Url, options: &Options, key: &str) -> Result
         url.authority(),
         env!("CARGO_PKG_VERSION"),
     );
-    for (name, value) in &options.headers {
+    push_headers(&mut request, &options.headers)?;
+    Ok(request)
+}
+
+/// Adds the caller's header fields and the empty line behind them.
+fn push_headers(request: &mut String, headers: &[(String, String)]) -> Result<(), Error> {
+    for (name, value) in headers {
         let bad_name = name.is_empty() || name.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b':');
         if bad_name || value.chars().any(char::is_control) {
             let text = format!("the header field {name:?} has characters that cannot be sent");
@@ -75,7 +103,7 @@ pub(crate) fn upgrade_request(url: &Url, options: &Options, key: &str) -> Result
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str("\r\n");
-    Ok(request)
+    Ok(())
 }
 
 /// Reads to the end of the head of the final answer. Gives it and what came behind.

@@ -50,6 +50,7 @@ mod url;
 pub use backoff::Backoff;
 pub use connection::{Connection, Message};
 pub use error::Error;
+pub use handshake::get;
 pub(crate) use handshake::{check_upgrade, upgrade_request};
 pub use pool::{Pool, PoolSettings, PoolStats, Pooled};
 pub(crate) use random::Random;

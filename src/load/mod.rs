@@ -32,6 +32,7 @@ mod checksums;
 mod echo;
 mod generator;
 mod http;
+mod infer;
 mod peer;
 mod plan;
 mod report;
@@ -45,6 +46,7 @@ mod usage;
 
 pub use audio::Audio;
 pub use generator::run;
+pub use infer::{Form, infer_request};
 pub use plan::{Length, Pace, Plan, Pooling};
 pub use report::{Connections, Latency, Messages, Moment, Progress, Report, Seconds, ServerUsage};
 pub use target::{Ask, Request, Target};

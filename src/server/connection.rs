@@ -8,6 +8,7 @@ use crate::id::{CallId, SessionId};
 use crate::reason::Reason;
 use crate::server::contract::AskId;
 use crate::server::routes::Route;
+use crate::server::spares::Spares;
 use crate::server::upload::{Source, Upload};
 use crate::time::Instant;
 use crate::wire::compress::Coding;
@@ -200,21 +201,22 @@ impl Connection {
         &self.outgoing[self.sent..]
     }
 
-    /// Appends to what waits to be written.
-    pub fn write(&mut self, now: Instant, encode: impl FnOnce(&mut Vec<u8>)) {
+    /// Appends to what waits to be written, into one of `spares` if nothing waits.
+    pub fn write(&mut self, now: Instant, spares: &mut Spares, encode: impl FnOnce(&mut Vec<u8>)) {
         if self.outgoing().is_empty() {
             self.last_progress = now;
+            self.outgoing = spares.take();
         }
         encode(&mut self.outgoing);
     }
 
-    /// `count` bytes were written. An emptied buffer is given back at once.
-    pub fn sent(&mut self, count: usize, now: Instant) {
+    /// `count` bytes were written. An emptied buffer goes to `spares` at once.
+    pub fn sent(&mut self, count: usize, now: Instant, spares: &mut Spares) {
         assert!(count <= self.outgoing().len(), "the driver wrote no more than there was");
         self.sent += count;
         self.last_progress = now;
         if self.sent == self.outgoing.len() {
-            self.outgoing = Vec::new();
+            spares.give(std::mem::take(&mut self.outgoing));
             self.sent = 0;
         } else if self.sent > self.outgoing.len() / 2 {
             self.outgoing.drain(..self.sent);

@@ -9,6 +9,7 @@ use crate::server::SURPLUS_MAX;
 use crate::server::calls::Sequence;
 use crate::server::connection::Connection;
 use crate::server::session::Session;
+use crate::server::spares;
 use std::time::Duration;
 
 /// Bytes held now, of all connections and sessions together.
@@ -135,6 +136,7 @@ pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served
     line("answers being compressed", PACKERS_MAX.min(config.sessions_max) * PACKER_BYTES);
     line("incoming_bytes_total_max", config.incoming_bytes_total_max);
     line("outgoing_bytes_total_max", config.outgoing_bytes_total_max);
+    line("spare buffers", spares::BYTES_MAX);
     line("audio_bytes_total_max", config.audio_bytes_total_max);
     // A message may be complete before its size meets the shared limit, is copied once, and Vec may double.
     line("the largest message on its way", message * GROWTH * 2);

@@ -42,6 +42,7 @@ mod on_websocket;
 mod random;
 mod routes;
 mod session;
+mod spares;
 mod stats;
 mod table;
 mod upload;
@@ -63,6 +64,7 @@ use metrics::{Gauges, Metrics};
 use on_models::OpenAsk;
 use random::Random;
 use session::Session;
+use spares::Spares;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -95,6 +97,7 @@ pub struct Server {
     outputs: VecDeque<Output>,
     /// Connections whose parked bytes may be looked at again.
     awake: VecDeque<ConnId>,
+    spares: Spares,
     /// When sessions want to be looked at: at most one entry for each.
     timers: BTreeSet<(Instant, SessionId)>,
     sweep_due: Option<Instant>,
@@ -142,6 +145,7 @@ impl Server {
             surplus: 0,
             outputs: VecDeque::new(),
             awake: VecDeque::new(),
+            spares: Spares::default(),
             timers: BTreeSet::new(),
             sweep_due: None,
             drain: None,
@@ -247,7 +251,7 @@ impl Server {
         let Some(connection) = self.connections.get_mut(conn) else { return };
         connection.flush_queued = false;
         if count > 0 {
-            connection.sent(count, now.instant);
+            connection.sent(count, now.instant, &mut self.spares);
             self.metrics.counters.bytes_out += count as u64;
             self.charge(conn);
             self.on_sent(conn);
@@ -301,7 +305,7 @@ impl Server {
     fn write(&mut self, conn: ConnId, encode: impl FnOnce(&mut Vec<u8>)) {
         let now = self.now.instant;
         let Some(connection) = self.connections.get_mut(conn) else { return };
-        connection.write(now, encode);
+        connection.write(now, &mut self.spares, encode);
         if !connection.flush_queued {
             connection.flush_queued = true;
             self.outputs.push_back(Output::Flush(conn));

@@ -130,6 +130,32 @@ fn the_variables_of_the_earlier_client_work() {
 }
 
 #[test]
+fn a_request_for_inference_is_made_of_what_the_model_says_of_itself() {
+    let server = TestServer::start();
+    for form in ["json", "binary"] {
+        let url = format!("http://{}/v2/models/vad/infer", server.addr);
+        let output = suzu(&[
+            "load",
+            "--url",
+            &url,
+            "-c",
+            "2",
+            "--chunks",
+            "3",
+            "--form",
+            form,
+            "--error-rate-max",
+            "0",
+        ])
+        .output()
+        .expect("it starts");
+        let told =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && told.contains("6 answered"), "{form}: {told}");
+    }
+}
+
+#[test]
 fn a_missed_bound_is_exit_code_1_and_named() {
     let server = TestServer::start();
     let url = format!("http://{}/health/live", server.addr);

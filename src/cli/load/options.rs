@@ -2,7 +2,7 @@
 
 use crate::cli::stream::{self, wav::WavReader};
 use crate::cli::{Error, Variables, args};
-use crate::load::{Ask, Audio, Length, Pace, Plan, Pooling, Report};
+use crate::load::{Ask, Audio, Form, Length, Pace, Plan, Pooling, Report, infer_request};
 use crate::wire::message::{Encoding, StreamParams};
 use clap::builder::ValueParser;
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
@@ -274,7 +274,12 @@ fn content_of(said: &Said, plan: &mut Plan) -> Result<(), Error> {
             plan.audio = Arc::new(audio);
         }
         Ask::Http(request) => {
-            request.headers = args::pairs(matches, "header")?;
+            if let Some((form, _)) = said.text("form")? {
+                let form = if form == "json" { Form::Json } else { Form::Binary };
+                *request = infer_request(&plan.target.url, form)
+                    .map_err(|error| Error::failed(error.to_string()))?;
+            }
+            request.headers.extend(args::pairs(matches, "header")?);
             if let Some(path) = matches.get_one::<PathBuf>("body") {
                 request.body = std::fs::read(path)
                     .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;
