@@ -138,9 +138,7 @@ fn listen(addr: SocketAddr, model: &str, chunk_bytes: usize) -> Said {
                     if said.outputs.len() == place {
                         said.outputs.push((tensor.name.into_owned(), Vec::new()));
                     }
-                    let elements = serde_json::to_value(&tensor_data(&tensor.data)).expect("numbers");
-                    let elements: Vec<f64> = serde_json::from_value(elements).expect("numbers");
-                    said.outputs[place].1.extend(elements);
+                    said.outputs[place].1.extend(elements(&tensor.data));
                 }
             }
             Received::Message(ServerMessage::SpeechStarted(SpeechBoundary { message_seq, at_ms })) => {
@@ -167,8 +165,8 @@ fn listen(addr: SocketAddr, model: &str, chunk_bytes: usize) -> Said {
     said
 }
 
-/// The elements of a tensor as a serializable list.
-fn tensor_data(data: &suzu::model::TensorData) -> Vec<f64> {
+/// The elements of a tensor, whichever type they have.
+fn elements(data: &suzu::model::TensorData) -> Vec<f64> {
     use suzu::model::TensorData::{Fp32, Uint32};
     match data {
         Fp32(elements) => elements.iter().map(|&element| f64::from(element)).collect(),
