@@ -1,6 +1,7 @@
 //! What the generator tells, what of it is shown, and the table.
 
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// What is read of the JSON of `suzu load`.
@@ -11,6 +12,9 @@ pub struct Report {
     errors: u64,
     #[serde(default)]
     ledgers_off: u64,
+    /// What failed, and how often.
+    #[serde(default)]
+    failures: BTreeMap<String, u64>,
     throughput_per_second: f64,
     latency_ms: Latency,
     server: Option<Usage>,
@@ -100,8 +104,13 @@ impl Report {
             return Ok(());
         }
         Err(format!(
-            "{} errors, {} ledgers off, {} of {} connections failed; {:?}",
-            self.errors, self.ledgers_off, connections.failed, connections.wanted, self.messages
+            "{} errors, {} ledgers off, {} of {} connections failed; {:?}; {:?}",
+            self.errors,
+            self.ledgers_off,
+            connections.failed,
+            connections.wanted,
+            self.messages,
+            self.failures
         ))
     }
 

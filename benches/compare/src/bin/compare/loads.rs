@@ -203,6 +203,9 @@ fn gru(size: &Size, models: &Path, library: Option<&Path>) -> Load {
             ("the model alone, 32 rows", alone(32)),
         ],
     );
+    // The rivals that batch wait for company; by itself Suzu does not.
+    let patient = path_option("--models-dir", models).into_iter().chain(args("--queue-delay-max 5ms"));
+    contenders.insert(1, suzu("Suzu, rten, 5 ms for company", patient));
     for contender in &mut contenders {
         if contender.name.starts_with("the model") {
             contender.kind = per_window;
@@ -253,13 +256,10 @@ fn infer(size: &Size, form: &str, models: &Path, library: Option<&Path>) -> Load
 
 fn idle(size: &Size) -> Load {
     let connections = size.idle;
-    let mut contenders = sockets();
-    // As many as the load asks for, and as few more as there may be.
-    contenders[0].args.extend(args(&format!("--connections-max {}", connections + 10)));
     Load {
         name: "idle".into(),
         title: format!("{connections} WebSockets at rest, each after a message"),
-        contenders,
+        contenders: sockets(),
         path: "/v1/echo".into(),
         args: args(&format!("--connections {connections} --idle --chunk-bytes 640 --duration {}", size.rest)),
         shown: Shown::IDLE,

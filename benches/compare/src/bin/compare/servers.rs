@@ -13,6 +13,9 @@ use std::time::Duration;
 /// For a server to load its models and listen.
 const START_MAX: Duration = Duration::from_secs(30);
 
+/// Lines of its log that are kept until it listens, to be told if it does not.
+const LINES_SAID_MAX: usize = 20;
+
 /// Where everything is.
 pub struct Places {
     pub suzu: PathBuf,
@@ -66,17 +69,16 @@ impl Places {
         std::thread::spawn(move || {
             let mut said = Vec::new();
             for line in log.lines().map_while(Result::ok) {
-                match line.split_once("listening on http://") {
+                if let Some((_, authority)) = line.split_once("listening on http://") {
                     // Nobody listens any more if it was slow to start.
-                    Some((_, authority)) => drop(tell.send(Ok(authority.trim().to_owned()))),
-                    None if line.contains("panicked") || line.contains("ERROR") => {
-                        eprintln!("  server: {line}");
-                        said.push(line);
-                    }
-                    None => said.truncate(20),
+                    let _ = tell.send(Ok(authority.trim().to_owned()));
+                } else if line.contains("panicked") || line.contains("ERROR") {
+                    eprintln!("  server: {line}");
+                } else if said.len() < LINES_SAID_MAX {
+                    said.push(line);
                 }
             }
-            let _ = tell.send(Err(format!("it ended; it said {said:?}")));
+            let _ = tell.send(Err(format!("it ended; it said: {}", said.join(" / "))));
         });
         let told = told.recv_timeout(START_MAX).map_err(|_| "it does not listen".to_owned())?;
         server.authority = told?;
