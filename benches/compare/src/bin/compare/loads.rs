@@ -198,7 +198,7 @@ fn gru(size: &Size, models: &Path, library: Option<&Path>) -> Load {
         library,
         &[
             ("tokio, tuned, batched", "tokio --tuned --inference batched".into()),
-            ("tokio, spawn_blocking", "tokio".into()),
+            ("tokio, tuned, spawn_blocking", "tokio --tuned".into()),
             ("the model alone, one row", alone(1)),
             ("the model alone, 32 rows", alone(32)),
         ],
