@@ -238,6 +238,10 @@ settings! {
         infer_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "A thousand times what the built-in models need: whoever takes longer hangs.";
 
+        /// Inference of a model inside the binary that is expected to take less is done by the loop itself; 0: never.
+        loop_infer_max: Duration = Time("200us", "0ms" ..= "10ms"),
+            why "Handing a short one to a worker and back costs as much CPU again, and nobody notices such a pause.";
+
         /// Failures of the model in a row after which a stream is ended.
         infer_failures_max: u32 = Number("3", "1" ..= "1000"), unit "failures",
             why "One bad chunk is forgiven; a stream that always fails must not run for ever.";

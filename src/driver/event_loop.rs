@@ -7,6 +7,7 @@
 
 use super::clock::Clock;
 use super::doorbell::Doorbell;
+use super::in_place::InPlace;
 use super::listener::{Accepted, Listener};
 use super::loader::Loader;
 use super::process::{self, ProcessMeter};
@@ -54,6 +55,7 @@ pub struct EventLoop {
     sockets: Sockets,
     sockets_max: usize,
     workers: WorkerPool,
+    in_place: InPlace,
     /// Gone without a folder of models.
     loader: Option<Loader>,
     meter: ProcessMeter,
@@ -127,6 +129,7 @@ impl EventLoop {
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
         let seed = RandomState::new().hash_one(local_addr);
+        let in_place = InPlace::new(config.loop_infer_max);
         let server = Server::new(config, models, seed, clock.now())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         let (strength, capacity) = (server.workers(), server.batches_in_flight_max());
@@ -142,6 +145,7 @@ impl EventLoop {
             sockets: Sockets::default(),
             sockets_max,
             workers,
+            in_place,
             loader,
             meter: ProcessMeter::new(),
             area: ReceiveArea::new(),
@@ -185,6 +189,7 @@ impl EventLoop {
     fn turn(&mut self) -> io::Result<()> {
         self.wait()?;
         let now = self.clock.now();
+        self.in_place.begin_turn();
         self.note_events();
         self.accept(now);
         self.take_orders(now);
@@ -322,7 +327,7 @@ impl EventLoop {
 
     fn collect(&mut self, now: Now) {
         while let Some(batch) = self.workers.poll_home() {
-            self.server.handle_input(Input::Inferred(batch), now);
+            self.bring_home(batch, now);
         }
         while let Some((id, answer)) = self.loader.as_ref().and_then(Loader::poll) {
             self.server.handle_input(Input::Repository { id, answer }, now);
@@ -351,7 +356,7 @@ impl EventLoop {
                 Output::Flush(conn) => self.sockets.set_output_waits(conn),
                 Output::SetReadable { conn, readable } => self.sockets.set_readable(conn, readable),
                 Output::Close(conn) => self.sockets.close(conn),
-                Output::Infer(batch) => self.hand_over(batch, now),
+                Output::Infer(batch) => self.infer(batch, now),
                 Output::Abandon(id) => {
                     self.workers.abandon(id);
                     self.replace_hung(now);
@@ -362,10 +367,22 @@ impl EventLoop {
         }
     }
 
-    fn hand_over(&mut self, batch: Batch, now: Now) {
+    /// A short inference is done here and now, any other by the workers.
+    fn infer(&mut self, mut batch: Batch, now: Now) {
+        if self.in_place.takes(&batch) {
+            let clock = self.clock;
+            batch.execute(&|| clock.instant());
+            self.in_place.spend(batch.infer_time);
+            return self.bring_home(batch, now);
+        }
         if let Err(failed) = self.workers.hand_over(batch) {
             self.server.handle_input(Input::Inferred(*failed), now);
         }
+    }
+
+    fn bring_home(&mut self, batch: Batch, now: Now) {
+        self.in_place.learn(&batch);
+        self.server.handle_input(Input::Inferred(batch), now);
     }
 
     fn ask_repository(&mut self, id: AskId, ask: RepositoryAsk, now: Now) {

@@ -7,7 +7,7 @@
 //!
 //! The parts: `event_loop` the turn and nothing else; `listener` accepting, also without descriptors; `socket` and
 //! `sockets` edge-triggered reading and writing, and who is to be read or written next; `workers` the threads that
-//! infer; `loader` the thread that asks the folder of models; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
+//! infer, `in_place` what is too short for them; `loader` the thread that asks the folder of models; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
 //! only reader of clocks.
 //!
 //! As a library it sets no logger, no signal handler and no environment, and two loops fit in one process. One
@@ -17,6 +17,7 @@
 mod clock;
 mod doorbell;
 mod event_loop;
+mod in_place;
 mod listener;
 mod loader;
 mod process;

@@ -50,7 +50,7 @@ impl Denoise {
             state_bytes: STATE_BYTES,
             batched: false,
             weights_bytes: 0,
-            limits: ModelLimits::default(),
+            limits: ModelLimits { prompt: true, ..ModelLimits::default() },
         };
         Self { spec }
     }

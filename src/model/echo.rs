@@ -34,7 +34,7 @@ impl Echo {
             state_bytes: 0,
             batched: false,
             weights_bytes: 0,
-            limits: ModelLimits::default(),
+            limits: ModelLimits { prompt: true, ..ModelLimits::default() },
         };
         Self { spec }
     }

@@ -110,6 +110,9 @@ pub struct ModelLimits {
     pub infer_timeout: Option<Duration>,
     /// Batches with the workers at a time.
     pub concurrency_max: Option<usize>,
+    /// An inference never blocks and never hangs, and its time depends on the length of the audio alone: a short one may
+    /// be done by the loop itself, which costs less than handing it over. Only for models inside the binary.
+    pub prompt: bool,
 }
 
 impl OutputSpec {

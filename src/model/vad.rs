@@ -50,7 +50,7 @@ impl Vad {
             state_bytes: size_of::<Detector>() + size_of::<Ears>(),
             batched: false,
             weights_bytes: 0,
-            limits: ModelLimits::default(),
+            limits: ModelLimits { prompt: true, ..ModelLimits::default() },
         };
         Self { spec }
     }

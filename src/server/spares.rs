@@ -41,7 +41,8 @@ mod tests {
         let mut spares = Spares::default();
         (0..1000).for_each(|_| spares.give(vec![1; 100]));
         spares.give(vec![1; CAPACITY_MAX + 1]);
-        let held: Vec<_> = std::iter::from_fn(|| Some(spares.take()).filter(|buffer| buffer.capacity() > 0)).collect();
+        let held: Vec<_> =
+            std::iter::from_fn(|| Some(spares.take()).filter(|buffer| buffer.capacity() > 0)).collect();
         assert_eq!(held.len(), BUFFERS_MAX);
         assert!(held.iter().all(|buffer| buffer.is_empty() && buffer.capacity() <= CAPACITY_MAX));
     }

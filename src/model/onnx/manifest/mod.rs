@@ -502,6 +502,8 @@ impl Manifest {
             preferred: self.batch.preferred.clone(),
             infer_timeout: self.limits.time,
             concurrency_max: self.limits.concurrency,
+            // Foreign code: it may hang.
+            prompt: false,
         }
     }
 
