@@ -87,7 +87,8 @@ def ramps(bench: Bench) -> list[Check]:
     """Clients that come at 5, 10, 15 and 20 a second until all are there at once, with ten heartbeats each."""
     crowds, rates, at_least_s = ([10], [20], 0.1) if bench.quick else ([50, 100, 200], [5, 10, 15, 20], 0.5)
     checks = []
-    with bench.server("ramps") as server:
+    # At 5 a second the clients stay for longer than a stream may go on without audio by default, and a `Ping` is no audio.
+    with bench.server("ramps", "--audio-idle-timeout", "2min") as server:
         for clients in crowds:
             name, reports, peaks = f"ramps {clients}", [], []
             for rate in rates:
@@ -103,12 +104,8 @@ def ramps(bench: Bench) -> list[Check]:
                     )
                 peaks.append(found["peak"] - beside)
             worst = lambda key: max(report["latency_ms"][key] for report in reports)
-            answered = sum(report["messages"]["answered"] for report in reports)
-            whole = all(all_answered(name, report).ok for report in reports)
-            due = clients * 10 * len(rates)
-            at = "/".join(map(str, rates))
             checks += [
-                Check(name, f"no error at {at} a second", f"{answered:,} of {due:,} answered", whole and answered == due),
+                *(all_answered(f"{name} at {rate}/s", report) for rate, report in zip(rates, reports)),
                 Check(name, "all at once", f"{min(peaks)}", min(peaks) >= clients),
                 Check(name, "p99 < 50 ms", f"{worst('p99'):.2f} ms, max {worst('max'):.2f} ms", worst("p99") < 50, Kind.TIME),
             ]
