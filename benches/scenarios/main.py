@@ -66,7 +66,8 @@ def main() -> int:
     table(rows)
     over = sum(row[3] == "over" for row in rows)
     if over:
-        print(f"\n{over} over their bounds, which does not count " + ("in the quick form" if options.quick else "without --strict"))
+        why = "in the quick form" if options.quick else "without --strict"
+        print(f"\n{over} over their bounds, which does not count {why}")
     if missed:
         print(f"\n{missed} MISSED; logs and figures are in {options.work}")
     return int(missed > 0)
