@@ -283,10 +283,28 @@ def scalar_bias(path):
     )
 
 
+def dense(path, features=16, classes=4):
+    """Two layers that remember nothing: so small that what a request costs beside the model shows."""
+    write(
+        path,
+        [
+            node("Gemm", ["input", "W", "b"], ["x"], transB=1),
+            node("Relu", ["x"], ["y"]),
+            node("Gemm", ["y", "D", "d"], ["g"], transB=1),
+            node("Softmax", ["g"], ["scores"], axis=1),
+        ],
+        [port("input", ["batch", features])],
+        [port("scores", ["batch", classes])],
+        [weights("W", features, features), weights("b", features), weights("D", classes, features),
+         weights("d", classes)],
+    )
+
+
 def main():
     if sys.argv[1:2] == ["gru"]:
         return gru(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
-    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry, scalar_bias]:
+    for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry, scalar_bias,
+                 dense]:
         make(str(HERE / f"{make.__name__}.onnx"))
 
 
