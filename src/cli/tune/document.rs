@@ -54,7 +54,7 @@ mod tests {
             batch_max in 1_usize..=1024,
             workers in 0_usize..=1024,
             delay_ms in 0_u64..=10_000,
-            models_dir in "[a-z0-9/é #'\\"\\\\]{1,20}",
+            models_dir in r#"[a-z0-9/é '"]{1,20}"#,
             comment in ".*",
         ) {
             let queue_delay_max = Duration::from_millis(delay_ms);
