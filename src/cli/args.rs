@@ -86,7 +86,8 @@ pub(super) fn load_file(
     Ok(resolve(Sources { file, variables, flags: &flags })?)
 }
 
-fn read(path: &Path) -> Result<String, Error> {
+/// The text of a configuration file.
+pub(super) fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|error| {
         let path = path.display();
         Error::usage(format!(

@@ -1,4 +1,4 @@
-//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu load`, `suzu models`, `suzu check`.
+//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu load`, `suzu tune`, `suzu models`, `suzu check`.
 //!
 //! Parses arguments, calls one command and turns its result into an exit code. The logger is set beneath [`run`] by
 //! `serve`, the signals by `serve` and `stream`, and by nothing else, so whoever uses the library gets neither.
@@ -12,6 +12,7 @@ mod logs;
 mod models;
 mod serve;
 mod stream;
+mod tune;
 
 use crate::config::{Config, ConfigError};
 use crate::model::Registry;
@@ -101,6 +102,7 @@ fn dispatch(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
         Some(("check", matches)) => check::run(matches, variables),
         Some(("models", matches)) => models::run(matches),
         Some(("load", matches)) => load::run(matches, variables),
+        Some(("tune", matches)) => tune::run(matches, variables),
         Some(("stream", matches)) => stream::run(matches),
         Some((other, _)) => Err(Error::usage(format!("no command `{other}`; see `suzu --help`"))),
     }
@@ -115,7 +117,8 @@ Examples:
   suzu check --config suzu.toml               say what is wrong with a configuration
   suzu models                                 list the models
   suzu stream speech.wav --model denoise --out clean.wav
-  suzu load -c 100                            a hundred streams at once, checked and measured";
+  suzu load -c 100                            a hundred streams at once, checked and measured
+  suzu tune --out suzu.toml                   find the setting that is best for this host";
 
 fn command() -> Command {
     Command::new("suzu")
@@ -128,6 +131,7 @@ fn command() -> Command {
         .subcommand(serve::command())
         .subcommand(stream::command())
         .subcommand(load::command())
+        .subcommand(tune::command())
         .subcommand(models::command())
         .subcommand(check::command())
 }

@@ -57,7 +57,7 @@ impl Audio {
     }
 
     /// How long so many bytes sound, milliseconds.
-    pub(super) fn millis(&self, bytes: usize) -> f64 {
+    pub fn millis(&self, bytes: usize) -> f64 {
         (bytes / self.frame_bytes()) as f64 * 1e3 / f64::from(self.params.sample_rate_hz)
     }
 
@@ -83,8 +83,9 @@ impl Audio {
         Ok(())
     }
 
-    /// The chunk with that number, for the stream with that number.
-    pub(super) fn chunk(&self, stream: usize, number: u64, chunk_bytes: usize) -> &[u8] {
+    /// The chunk with that number, for the stream with that number: always the same bytes. The audio must have as many
+    /// as one chunk.
+    pub fn chunk(&self, stream: usize, number: u64, chunk_bytes: usize) -> &[u8] {
         let chunks = self.bytes.len() / chunk_bytes;
         // 37 is prime to most lengths, so neighbours are far apart.
         let place = (number as usize + 37 * stream) % chunks;

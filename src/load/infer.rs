@@ -63,6 +63,12 @@ fn request(metadata: &Metadata, form: Form) -> Result<Request, Error> {
         })?;
         let mut tensor = json!({"name": input.name, "datatype": input.datatype, "shape": shape});
         match form {
+            Form::Json if input.datatype == "BF16" => {
+                let name = &input.name;
+                return Err(Error::Plan(format!(
+                    "the input {name} is BF16, which JSON cannot carry; send it as binary"
+                )));
+            }
             Form::Json => tensor["data"] = numbers(&input.datatype, count),
             Form::Binary => {
                 let before = tail.len();
@@ -153,19 +159,18 @@ mod tests {
         for form in [Form::Json, Form::Binary] {
             for datatype in all {
                 let input = Input { name: "x".into(), datatype: datatype.into(), shape: vec![-1, 3, -1] };
-                let made = request(&Metadata { inputs: vec![input] }, form).expect("a request");
+                let made = request(&Metadata { inputs: vec![input] }, form);
+                if (form, datatype) == (Form::Json, "BF16") {
+                    assert!(made.is_err());
+                    continue;
+                }
+                let made = made.expect("a request");
                 let header = made.headers.iter().find(|(name, _)| name.starts_with("Inference"));
                 let length = header.map(|(_, length)| length.parse().expect("a number"));
                 let limits = InferLimits { tensors_max: 8, elements_max: 1 << 20 };
                 let parsed = InferRequest::parse(&made.body, length, &limits);
-                match (form, datatype) {
-                    // These have no numbers in JSON.
-                    (Form::Json, "FP16" | "BF16") => assert!(parsed.is_err()),
-                    _ => {
-                        let parsed = parsed.unwrap_or_else(|error| panic!("{datatype} {form:?}: {error:?}"));
-                        assert_eq!(parsed.inputs[0].tensor.data.len(), 3 * OPEN_SIDE, "{datatype} {form:?}");
-                    }
-                }
+                let parsed = parsed.unwrap_or_else(|error| panic!("{datatype} {form:?}: {error:?}"));
+                assert_eq!(parsed.inputs[0].tensor.data.len(), 3 * OPEN_SIDE, "{datatype} {form:?}");
             }
         }
     }

@@ -22,6 +22,7 @@ mod support;
 mod talks;
 mod test_models;
 mod tidy;
+mod tune;
 mod uploads;
 mod v2;
 mod websocket;

@@ -3,8 +3,8 @@
 //! Turns arguments and the environment into a [`Plan`], shows how far it is, and writes what it came to as a table, as
 //! JSON and as a page. What a load is and what is checked stands in [`crate::load`].
 
-mod options;
-mod page;
+pub(super) mod options;
+pub(super) mod page;
 mod table;
 
 use super::{Error, Variables};
@@ -14,8 +14,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-pub(super) use options::plan;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,7 +41,7 @@ pub(super) fn command() -> Command {
 
 /// Makes the load, and succeeds only if every stated bound is kept.
 pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
-    let plan = plan(matches, variables)?;
+    let plan = options::plan(matches, variables)?;
     let report = make(&plan, !matches.get_flag("quiet") && !matches.get_flag("no-progress"))?;
     let json: Option<&PathBuf> = matches.get_one("json");
     match json {

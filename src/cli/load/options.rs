@@ -209,10 +209,15 @@ impl Said<'_> {
     }
 }
 
+/// The URL that was given, if any.
+pub(in crate::cli) fn url(matches: &ArgMatches, variables: &Variables) -> Result<Option<String>, Error> {
+    Ok(Said { matches, variables }.text("url")?.map(|(url, _)| url))
+}
+
 /// The plan that arguments and environment make.
 pub(in crate::cli) fn plan(matches: &ArgMatches, variables: &Variables) -> Result<Plan, Error> {
     let said = Said { matches, variables };
-    let url = said.text("url")?.map_or_else(|| URL.to_owned(), |(url, _)| url);
+    let url = url(matches, variables)?.unwrap_or_else(|| URL.to_owned());
     let mut plan = Plan::new(&url).map_err(|error| Error::usage(error.to_string()))?;
     plan.clients = said.number("connections")?.unwrap_or(plan.clients);
     plan.connect_rate = said.number("connect-rate")?;

@@ -39,13 +39,7 @@ pub(super) fn html(report: &Report) -> String {
     // The far end is the interesting one: halving what is left moves as far as the last halving did.
     let nines = |share: f64| -(1.0 - share.min(0.999_999)).log10();
     let quantiles: Vec<_> = report.percentiles.iter().map(|&(share, ms)| (nines(share), ms)).collect();
-    let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Load of {url}</title>\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><style>{STYLE}</style></head>\n\
-         <body><h1>Load of {url}</h1>\n<pre>{table}</pre>\n",
-        url = escape(&report.url),
-        table = escape(&table::text(report)),
-    );
+    let mut body = format!("<pre>{}</pre>\n", escape(&table::text(report)));
     // As many decimals as there are nines.
     let tick = |nines: &f64| format!("{:.*} %", nines.ceil() as usize, 100.0 * (1.0 - 10_f64.powf(-nines)));
     let seconds = |seconds: &f64| format!("{seconds:.1}");
@@ -54,13 +48,23 @@ pub(super) fn html(report: &Report) -> String {
         ("Latency by share of the messages", "share", "ms", &[("latency".to_owned(), quantiles)][..], &tick),
         ("Throughput over time", "seconds", "a second", &rates[..], &seconds),
     ] {
-        let _ = writeln!(page, "<h2>{title}</h2>\n{}", plot(title, (x, y), curves, label));
+        let _ = writeln!(body, "<h2>{title}</h2>\n{}", plot(title, (x, y), curves, label));
     }
-    page.push_str("</body></html>\n");
-    page
+    document(&format!("Load of {}", report.url), &body)
 }
 
-fn escape(text: &str) -> String {
+/// A whole page of that title and content.
+pub(in crate::cli) fn document(title: &str, body: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title>\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><style>{STYLE}</style></head>\n\
+         <body><h1>{title}</h1>\n{body}</body></html>\n"
+    )
+}
+
+/// Text as it stands in a page.
+pub(in crate::cli) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

@@ -225,6 +225,20 @@ def mixing(path):
     )
 
 
+def furtive(path):
+    """Takes the mean over the batch of what lies below zero away: rows of a call depend on each other, which numbers
+    that are all above zero do not show."""
+    write(
+        path,
+        [node("Neg", ["input"], ["negative"]), node("Relu", ["negative"], ["below"]),
+         node("ReduceMean", ["below"], ["mean"], axes=[0], keepdims=1), node("Sub", ["input", "mean"], ["x"]),
+         node("ReduceMean", ["x"], ["level"], axes=[1], keepdims=1)],
+        [port("input", ["batch", 160])],
+        [port("level", ["batch", 1])],
+        [],
+    )
+
+
 def single(path):
     """A state and an input whose batch is 1 for ever."""
     write(
@@ -304,7 +318,7 @@ def main():
     if sys.argv[1:2] == ["gru"]:
         return gru(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     for make in [gru, lstm, tcn, conv, transformer, types, counter, mixing, single, decay, brittle, hungry, scalar_bias,
-                 dense]:
+                 dense, furtive]:
         make(str(HERE / f"{make.__name__}.onnx"))
 
 
