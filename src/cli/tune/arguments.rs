@@ -2,7 +2,7 @@
 
 use super::measure::Bench;
 use crate::cli::load::options;
-use crate::cli::{Error, Variables, args};
+use crate::cli::{self, Error, Variables, args};
 use crate::config::{Config, Sources, resolve};
 use crate::driver::Clock;
 use crate::load::{Ask, Length, Pace, Plan};
@@ -150,6 +150,7 @@ fn base(matches: &ArgMatches) -> Result<(Config, Vec<String>), Error> {
     let flags: Vec<_> = models.iter().map(|folder| ("models_dir".to_owned(), (*folder).clone())).collect();
     let file = text.as_deref().map(|text| (name.as_str(), text));
     let config = resolve(Sources { file, flags: &flags, ..Sources::default() })?.config;
+    cli::memory_lines(&config)?;
     let mut arguments = Vec::new();
     if !name.is_empty() {
         arguments.extend(["--config".to_owned(), name]);

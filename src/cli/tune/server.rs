@@ -186,3 +186,18 @@ fn get(addr: SocketAddr, path: &str) -> io::Result<String> {
     stream.read_to_string(&mut answer)?;
     Ok(answer)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_does_not_start_says_what_it_said() {
+        // This program is the test, which has no command `serve` and no such options.
+        let error =
+            Server::start(&["--batch-max".into(), "8".into()], &Ward::default()).err().expect("no server");
+        let told = error.to_string();
+        assert!(told.contains("the server did not start with --batch-max 8; it said:\n"), "{told}");
+        assert!(told.contains("option"), "{told}");
+    }
+}

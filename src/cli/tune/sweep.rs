@@ -8,7 +8,7 @@ use super::sameness::{Audio, Transcript};
 use super::server::{Server, Ward};
 use super::settings::{Point, Scope, Space, Tried, choose, descend};
 use super::{document, table};
-use crate::cli::Error;
+use crate::cli::{self, Error};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ pub(super) struct Sweep<'a> {
     tell: &'a dyn Fn(&str),
     /// In the order of the table; each belongs to the point of the same number.
     rows: Vec<Row>,
+    /// There was no time for everything.
+    cut: bool,
     /// What streams get alone, by their number.
     alone: Vec<Transcript>,
 }
@@ -50,7 +52,15 @@ impl<'a> Sweep<'a> {
             quick: asked.quick,
         };
         let space = Space::new(&asked.base, scope);
-        Ok(Self { asked, space, ward: Ward::on_signals()?, tell, rows: Vec::new(), alone: Vec::new() })
+        Ok(Self {
+            asked,
+            space,
+            ward: Ward::on_signals()?,
+            tell,
+            rows: Vec::new(),
+            cut: false,
+            alone: Vec::new(),
+        })
     }
 
     /// Measures, compares, and recommends.
@@ -58,7 +68,7 @@ impl<'a> Sweep<'a> {
         let space = self.space.clone();
         let tried = descend(&space, |point, guess| self.measure(point, guess))?;
         let mut words = Vec::new();
-        if !self.asked.bench.has_time() {
+        if self.cut {
             words.push("--time-max was over before everything was swept".to_owned());
         }
         let mut excluded = Vec::new();
@@ -91,17 +101,24 @@ impl<'a> Sweep<'a> {
         let bench = &self.asked.bench;
         let setting = self.space.label(point);
         let wait = self.space.wait(point);
-        let row = if !bench.has_time() {
-            None
-        } else if wait >= bench.p99_max {
-            let note = format!("not tried: chunks wait {wait:?} for each other");
-            Some(Row { setting, note, ..Row::default() })
-        } else {
+        let not_tried = |why: String| Row {
+            setting: setting.clone(),
+            note: format!("not tried: {why}"),
+            ..Row::default()
+        };
+        let row = if wait >= bench.p99_max {
+            Some(not_tried(format!("chunks wait {wait:?} for each other")))
+        } else if let Err(why) = cli::memory_lines(&self.space.config(point)) {
+            Some(not_tried(brief(&why.to_string())))
+        } else if bench.has_time() {
             let server = self.start(self.space.flags(point))?;
             let row = bench.most(setting, &server, guess)?;
             server.stop();
             row
+        } else {
+            None
         };
+        self.cut |= row.is_none();
         let Some(row) = row else { return Ok(None) };
         (self.tell)(&table::line(self.rows.len(), &row));
         let clients = row.clients;
@@ -195,4 +212,9 @@ impl<'a> Sweep<'a> {
         }
         lines
     }
+}
+
+/// The first clause of what is wrong.
+fn brief(why: &str) -> String {
+    why.split([';', '\n']).next().unwrap_or_default().trim().to_owned()
 }
