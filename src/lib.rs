@@ -25,6 +25,7 @@ pub mod client;
 pub mod config;
 pub mod driver;
 pub mod id;
+#[cfg(feature = "tools")]
 pub mod load;
 pub mod model;
 pub mod reason;

@@ -7,11 +7,13 @@
 
 mod args;
 mod check;
+#[cfg(feature = "tools")]
 mod load;
 mod logs;
 mod models;
 mod serve;
 mod stream;
+#[cfg(feature = "tools")]
 mod tune;
 
 use crate::config::{Config, ConfigError};
@@ -101,7 +103,9 @@ fn dispatch(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
         Some(("serve", matches)) => serve::run(matches, variables),
         Some(("check", matches)) => check::run(matches, variables),
         Some(("models", matches)) => models::run(matches),
+        #[cfg(feature = "tools")]
         Some(("load", matches)) => load::run(matches, variables),
+        #[cfg(feature = "tools")]
         Some(("tune", matches)) => tune::run(matches, variables),
         Some(("stream", matches)) => stream::run(matches),
         Some((other, _)) => Err(Error::usage(format!("no command `{other}`; see `suzu --help`"))),
@@ -116,24 +120,29 @@ Examples:
   suzu serve --host 0.0.0.0 --port 9000       serve to everyone
   suzu check --config suzu.toml               say what is wrong with a configuration
   suzu models                                 list the models
-  suzu stream speech.wav --model denoise --out clean.wav
+  suzu stream speech.wav --model denoise --out clean.wav";
+
+/// The same for what the small build leaves out.
+#[cfg(feature = "tools")]
+const TOOL_EXAMPLES: &str = "
   suzu load -c 100                            a hundred streams at once, checked and measured
   suzu tune --out suzu.toml                   find the setting that is best for this host";
+#[cfg(not(feature = "tools"))]
+const TOOL_EXAMPLES: &str = "";
 
 fn command() -> Command {
-    Command::new("suzu")
+    let command = Command::new("suzu")
         .version(clap::crate_version!())
         .about("Streams audio through models: one small server, one poll loop, thousands of clients.")
-        .after_help(EXAMPLES)
+        .after_help(format!("{EXAMPLES}{TOOL_EXAMPLES}"))
         .args_conflicts_with_subcommands(true)
         // `suzu --port 9000` is `suzu serve --port 9000`; the list of options stands in the help of `serve`.
         .args(args::configuration().map(|arg| arg.hide(true)))
         .subcommand(serve::command())
-        .subcommand(stream::command())
-        .subcommand(load::command())
-        .subcommand(tune::command())
-        .subcommand(models::command())
-        .subcommand(check::command())
+        .subcommand(stream::command());
+    #[cfg(feature = "tools")]
+    let command = command.subcommand(load::command()).subcommand(tune::command());
+    command.subcommand(models::command()).subcommand(check::command())
 }
 
 /// Prints to standard output. That nobody reads on (`suzu check | head`) is no failure.

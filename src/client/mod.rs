@@ -51,8 +51,10 @@ pub use backoff::Backoff;
 pub use connection::{Connection, Message};
 pub use error::Error;
 pub use handshake::get;
+#[cfg(feature = "tools")]
 pub(crate) use handshake::{check_upgrade, upgrade_request};
 pub use pool::{Pool, PoolSettings, PoolStats, Pooled};
+#[cfg(feature = "tools")]
 pub(crate) use random::Random;
 pub use retry::Retry;
 pub use stream::{Options, Received, Receiver, Sender, Stream};

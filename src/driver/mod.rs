@@ -27,4 +27,5 @@ mod workers;
 
 pub use clock::Clock;
 pub use event_loop::{EventLoop, Handle};
+#[cfg(feature = "tools")]
 pub(crate) use process::raise_descriptor_limit;

@@ -10,6 +10,7 @@ mod health;
 mod http;
 mod http_faults;
 mod limits;
+#[cfg(feature = "tools")]
 mod load;
 mod models_check;
 mod overflow;
@@ -22,6 +23,7 @@ mod support;
 mod talks;
 mod test_models;
 mod tidy;
+#[cfg(feature = "tools")]
 mod tune;
 mod uploads;
 mod v2;

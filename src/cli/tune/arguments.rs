@@ -117,7 +117,8 @@ impl Asked {
             plan,
             p99_max: given("p99-max").unwrap_or_default(),
             clients_max,
-            precision: if quick { 0.25 } else { super::settings::NOISE },
+            // What the search leaves open must not break a tie.
+            precision: if quick { 0.25 } else { super::settings::NOISE / 2.0 },
             clock,
             until: clock.instant() + given("time-max").unwrap_or_default(),
             shown: !matches.get_flag("quiet") && !matches.get_flag("no-progress"),

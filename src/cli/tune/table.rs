@@ -8,7 +8,7 @@ const HEADER: [&str; 9] = ["#", "setting", "clients", "p50 ms", "p99 ms", "CPU u
 /// The rows under their header; the best of them is marked.
 pub(super) fn table(rows: &[Row], best: Option<usize>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(HEADER);
+    table.load_style(presets::NOTHING).set_header(HEADER);
     for (number, row) in rows.iter().enumerate() {
         let note = if best == Some(number) { "<- best" } else { row.note.as_str() };
         table.add_row(cells(number, row, note));

@@ -4,6 +4,7 @@
 //! nothing of batches, states or models; [`super::Graph`] does.
 
 use super::file;
+#[cfg(feature = "rten")]
 use super::rten_engine::RtenEngine;
 use super::view::View;
 use crate::model::{Datatype, Failure, Tensor};
@@ -97,9 +98,14 @@ pub trait Engine: Send + Sync + 'static {
 /// # Errors
 /// What is wrong with the file, the library or this build, and what to do about it.
 pub fn open(path: &Path, kind: EngineKind, library: Option<&Path>) -> Result<Arc<dyn Engine>, String> {
+    // A build without engines says that the file is none before it says that it has none.
+    #[cfg_attr(not(any(feature = "rten", feature = "onnxruntime")), allow(unused_variables))]
     let ports = file::read(path)?;
     match kind {
+        #[cfg(feature = "rten")]
         EngineKind::Rten => Ok(Arc::new(RtenEngine::open(path, ports, true)?)),
+        #[cfg(not(feature = "rten"))]
+        EngineKind::Rten => Err(no_rten(path)),
         #[cfg(feature = "onnxruntime")]
         EngineKind::OnnxRuntime => Ok(Arc::new(super::ort_engine::OrtEngine::open(path, ports, library)?)),
         #[cfg(not(feature = "onnxruntime"))]
@@ -117,8 +123,27 @@ pub fn open(path: &Path, kind: EngineKind, library: Option<&Path>) -> Result<Arc
 ///
 /// # Errors
 /// As [`open`].
+#[cfg(feature = "rten")]
 pub fn open_unoptimized(path: &Path) -> Result<Arc<dyn Engine>, String> {
     Ok(Arc::new(RtenEngine::open(path, file::read(path)?, false)?))
+}
+
+/// Fails: rten is not in this build.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "rten"))]
+pub fn open_unoptimized(path: &Path) -> Result<Arc<dyn Engine>, String> {
+    Err(no_rten(path))
+}
+
+#[cfg(not(feature = "rten"))]
+fn no_rten(path: &Path) -> String {
+    format!(
+        "`{}` wants the engine `rten`, which is not in this build; build with `--features rten`, or use the engine \
+         `onnxruntime`",
+        path.display()
+    )
 }
 
 /// As in the file: `name FP32 [batch, 3, ?]`.

@@ -11,6 +11,7 @@ use std::path::Path;
 
 /// The inputs and outputs of a file.
 #[derive(Debug)]
+#[cfg_attr(not(any(feature = "rten", feature = "onnxruntime")), allow(dead_code))]
 pub(super) struct Ports {
     /// Inputs without a value in the file.
     pub(super) inputs: Vec<Port>,

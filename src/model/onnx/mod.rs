@@ -23,6 +23,7 @@ pub mod manifest;
 #[cfg(feature = "onnxruntime")]
 mod ort_engine;
 mod plan;
+#[cfg(feature = "rten")]
 mod rten_engine;
 mod served;
 mod stream;
@@ -39,9 +40,16 @@ pub use features::{FeatureBench, FilterBank};
 pub use graph::{Graph, GraphLane, GraphState};
 pub use manifest::{MANIFEST_FILE, Manifest, ManifestError};
 pub use plan::{Axis, Constant, Initial, Plan, StatePlan, States};
+#[cfg(feature = "rten")]
 pub use rten_engine::on_worker_thread;
 pub use served::{ModelOptions, open_model, plan_of};
 pub use stream::OnnxStream;
 pub use tensors::{OnnxTensors, TensorsPlan};
 pub use trial::{Batching, Calibration, ENGINE_PANICKED, Timed};
 pub use view::{Elements, View};
+
+/// Does `work` where an engine computes best: in a build without rten, that is here.
+#[cfg(not(feature = "rten"))]
+pub fn on_worker_thread<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    work()
+}
