@@ -58,6 +58,7 @@ pub(super) fn command() -> Command {
         .after_help(EXAMPLES)
         .args(arguments::own())
         .args(arguments::shared())
+        .mut_arg("url", |url| url.help("A server that runs already, to be measured as it is"))
 }
 
 /// Sweeps or measures, and succeeds only if something meets the target.
