@@ -54,7 +54,8 @@ struct Usage {
 }
 
 /// Columns of figures.
-const COLUMNS: [&str; 8] = [
+const COLUMNS: [&str; 9] = [
+    "most streams",
     "answers / s",
     "CPU s / million",
     "p50 ms",
@@ -64,24 +65,27 @@ const COLUMNS: [&str; 8] = [
     "connects / s",
     "CPU us / connect",
 ];
-const CPU: usize = 1;
+const MOST: usize = 0;
+const CPU: usize = 2;
 
 /// Which columns mean something for a load.
 #[derive(Clone, Copy)]
-pub struct Shown([bool; 8]);
+pub struct Shown([bool; 9]);
 
 impl Shown {
     /// Closed loops: as much as goes.
-    pub const CLOSED: Shown = Shown([true, true, true, true, false, true, false, false]);
+    pub const CLOSED: Shown = Shown([false, true, true, true, true, false, true, false, false]);
     /// Open loops: as much as is due.
-    pub const OPEN: Shown = Shown([false, true, true, true, false, true, false, false]);
+    pub const OPEN: Shown = Shown([false, false, true, true, true, false, true, false, false]);
+    /// As many as the server holds, and what an open loop shows with those.
+    pub const MOST: Shown = Shown([true, false, true, true, true, false, true, false, false]);
     /// Connections that rest.
-    pub const IDLE: Shown = Shown([false, false, false, false, true, true, true, true]);
+    pub const IDLE: Shown = Shown([false, false, false, false, false, true, true, true, true]);
 }
 
 /// One measurement, or the medians of several; `None` where there is nothing to show.
 #[derive(Clone, Default)]
-pub struct Figures([Option<f64>; 8]);
+pub struct Figures([Option<f64>; 9]);
 
 /// The rows of one load. The first is what the others are compared with.
 pub struct Section {
@@ -114,10 +118,16 @@ impl Report {
         ))
     }
 
+    /// What 99 of 100 answers took at most, in milliseconds.
+    pub fn p99_ms(&self) -> f64 {
+        self.latency_ms.p99
+    }
+
     pub fn figures(&self, shown: Shown) -> Figures {
         let usage = self.server.as_ref();
         let mb = |bytes: u64| bytes as f64 / 1e6;
         let all = [
+            Some(self.connections.wanted as f64),
             Some(self.throughput_per_second),
             usage.map(|usage| usage.cpu_us_per_message),
             Some(self.latency_ms.p50),
@@ -140,6 +150,13 @@ impl Figures {
     pub fn of_loop(cpu_us: f64) -> Figures {
         let mut figures = Figures::default();
         figures.0[CPU] = Some(cpu_us);
+        figures
+    }
+
+    /// Of a server that does not even hold the fewest streams that were tried.
+    pub fn of_none() -> Figures {
+        let mut figures = Figures::default();
+        figures.0[MOST] = Some(0.0);
         figures
     }
 

@@ -17,8 +17,22 @@ pub struct Size {
     real_time: &'static str,
     rest: &'static str,
     warm_up: &'static str,
+    /// For one number of streams, and the numbers that are tried.
+    step: &'static str,
+    steps: Steps,
     loop_s: &'static str,
 }
+
+/// Numbers of streams among which the greatest that a server holds is sought: `from`, `from + by`, ... up to `to`.
+#[derive(Clone, Copy)]
+struct Steps {
+    from: usize,
+    by: usize,
+    to: usize,
+}
+
+/// A server holds as many streams as it answers within this, 99 of 100 times, in milliseconds.
+const HELD_P99_MS: f64 = 100.0;
 
 /// One kind of work.
 pub struct Load {
@@ -29,6 +43,8 @@ pub struct Load {
     /// What is asked for at a server.
     path: String,
     args: Vec<OsString>,
+    /// If the number of streams is sought and not given.
+    sought: Option<Steps>,
     shown: Shown,
 }
 
@@ -64,6 +80,8 @@ impl Size {
             real_time: "10s",
             rest: "10s",
             warm_up: "1s",
+            step: "4s",
+            steps: Steps { from: 100, by: 100, to: 4_000 },
             loop_s: "3",
         }
     }
@@ -79,6 +97,8 @@ impl Size {
             real_time: "500ms",
             rest: "300ms",
             warm_up: "100ms",
+            step: "300ms",
+            steps: Steps { from: 4, by: 4, to: 12 },
             loop_s: "0.05",
         }
     }
@@ -86,9 +106,10 @@ impl Size {
 
 /// All loads; those that need models only where there are some.
 pub fn all(size: &Size, places: &Places) -> Vec<Load> {
-    let mut loads = vec![echo(size, 1), echo(size, 16), vad(size)];
+    let mut loads = vec![echo(size, 1), echo(size, 16), vad(size), most_vad(size)];
     if let Some(models) = &places.models {
         loads.push(gru(size, models, places.library.as_deref()));
+        loads.push(most_gru(size, models, places.library.as_deref()));
         loads.extend(["json", "binary"].map(|form| infer(size, form, models, places.library.as_deref())));
     }
     loads.push(idle(size));
@@ -141,6 +162,7 @@ fn echo(size: &Size, in_flight: usize) -> Load {
         contenders,
         path: "/v1/echo".into(),
         args: args(&words),
+        sought: None,
         shown: Shown::CLOSED,
     }
 }
@@ -166,8 +188,53 @@ fn vad(size: &Size) -> Load {
         ],
         path: "/v1/stream".into(),
         args: args(&format!("{words} --warm-up {}", size.warm_up)),
+        sought: None,
         shown: Shown::OPEN,
     }
+}
+
+/// As many streams as are answered in time: more are tried until a server falls behind.
+fn most(size: &Size, job: &str, title: &str, words: &str, contenders: Vec<Contender>) -> Load {
+    let Size { step, warm_up, .. } = size;
+    Load {
+        name: format!("most-{job}"),
+        title: format!("most streams of `{job}`, {title}, p99 under {HELD_P99_MS} ms"),
+        contenders,
+        path: "/v1/stream".into(),
+        args: args(&format!("--model {job} {words} --duration {step} --warm-up {warm_up}")),
+        sought: Some(size.steps),
+        shown: Shown::MOST,
+    }
+}
+
+/// Suzu has a limit on streams, which is not what is sought.
+fn many() -> Vec<OsString> {
+    args("--sessions-max 4000 --memory-max 1GiB")
+}
+
+fn most_vad(size: &Size) -> Load {
+    let contenders = vec![
+        suzu("Suzu", many()),
+        rival("tokio, tuned, inline", "tokio --tuned --inference inline"),
+        rival("tokio, tuned, spawn_blocking", "tokio --tuned"),
+        rival("tokio, spawn_blocking", "tokio"),
+        rival("axum, spawn_blocking", "axum"),
+    ];
+    most(size, "vad", "chunks of 100 ms", "--interval 100ms --chunk-bytes 3200", contenders)
+}
+
+fn most_gru(size: &Size, models: &Path, library: Option<&Path>) -> Load {
+    let rivals = [
+        ("tokio, tuned, batched", "tokio --tuned --inference batched".into()),
+        ("axum, batched", "axum --inference batched".into()),
+    ];
+    let contenders = with_engines(models, library, &rivals).into_iter();
+    // All wait as long for company.
+    let patient = contenders.map(|contender| match contender.program {
+        Program::Suzu => contender.with(many()).with(args("--queue-delay-max 5ms")),
+        Program::Rival => contender,
+    });
+    most(size, "gru", "chunks of 32 ms", "--interval 32ms --chunk-bytes 1024", patient.collect())
 }
 
 /// Suzu and the rivals with each engine that there is; `rivals` are words of the command line with their names.
@@ -221,6 +288,7 @@ fn gru(size: &Size, models: &Path, library: Option<&Path>) -> Load {
         contenders,
         path: "/v1/stream".into(),
         args: args(&format!("{words} --warm-up {}", size.warm_up)),
+        sought: None,
         shown: Shown::OPEN,
     }
 }
@@ -250,6 +318,7 @@ fn infer(size: &Size, form: &str, models: &Path, library: Option<&Path>) -> Load
         contenders,
         path: "/v2/models/conv/infer".into(),
         args: args(&format!("{words} --warm-up {}", size.warm_up)),
+        sought: None,
         shown: Shown::CLOSED,
     }
 }
@@ -262,6 +331,7 @@ fn idle(size: &Size) -> Load {
         contenders: sockets(),
         path: "/v1/echo".into(),
         args: args(&format!("--connections {connections} --idle --chunk-bytes 640 --duration {}", size.rest)),
+        sought: None,
         shown: Shown::IDLE,
     }
 }
@@ -277,14 +347,42 @@ impl Load {
             let cost = told[field].as_f64().ok_or_else(|| format!("no {field} in {told}"))?;
             return Ok(Figures::of_loop(cost * times));
         }
+        let Some(steps) = self.sought else {
+            let report = self.ask(contender, places, &[])?;
+            report.check()?;
+            return Ok(report.figures(self.shown));
+        };
+        let mut held = Figures::of_none();
+        // Of the steps, all before `low` are held, and none from `high` on is.
+        let (mut low, mut high) = (0, (steps.to - steps.from) / steps.by + 1);
+        while low < high {
+            let middle = low.midpoint(high);
+            let streams = steps.from + middle * steps.by;
+            let report = self.ask(contender, places, &args(&format!("--connections {streams}")))?;
+            let p99 = report.p99_ms();
+            let fault = match report.check() {
+                Ok(()) if p99 > HELD_P99_MS => Some(format!("p99 is {p99:.0} ms")),
+                checked => checked.err(),
+            };
+            eprintln!("  {streams} streams: {}", fault.as_deref().unwrap_or("held"));
+            if fault.is_none() {
+                (held, low) = (report.figures(self.shown), middle + 1);
+            } else {
+                high = middle;
+            }
+        }
+        Ok(held)
+    }
+
+    /// What the generator tells of a server of its own.
+    fn ask(&self, contender: &Contender, places: &Places, more: &[OsString]) -> Result<Report, String> {
         let server = places.start(contender.program, &contender.args)?;
         let url = match contender.kind {
             Kind::Tcp => format!("tcp://{}", server.authority),
             Kind::Http => format!("http://{}{}", server.authority, self.path),
             _ => format!("ws://{}{}", server.authority, self.path),
         };
-        let report: Report = places.generate(&server, &url, &self.args)?;
-        report.check()?;
-        Ok(report.figures(self.shown))
+        let words: Vec<OsString> = self.args.iter().chain(more).cloned().collect();
+        places.generate(&server, &url, &words)
     }
 }

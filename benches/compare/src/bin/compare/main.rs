@@ -40,7 +40,7 @@ struct Options {
     /// Tiny loads, one round: does everything work?
     #[arg(long)]
     quick: bool,
-    /// Only loads whose names begin so: echo, vad, gru, infer, idle.
+    /// Only loads whose names begin so: echo, vad, gru, infer, idle, most.
     #[arg(long, num_args = 1..)]
     only: Vec<String>,
     /// How often each server has its turn.
