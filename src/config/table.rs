@@ -238,7 +238,7 @@ settings! {
         infer_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "A thousand times what the built-in models need: whoever takes longer hangs.";
 
-        /// Longest inference of a model inside the binary that the loop does itself; 0: none.
+        /// Longest inference of a model inside the binary that the loop does itself; 0: none. Ten times that on one core.
         loop_infer_max: Duration = Time("200us", "0ms" ..= "10ms"),
             why "Handing a short one to a worker and back costs as much CPU again, and nobody notices such a pause.";
 

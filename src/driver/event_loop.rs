@@ -18,7 +18,7 @@ use crate::batch::Batch;
 use crate::config::Config;
 use crate::id::ConnId;
 use crate::model::{Registry, Repository};
-use crate::server::{AskId, Input, Output, RepositoryAnswer, RepositoryAsk, Server};
+use crate::server::{AskId, Input, Output, RepositoryAnswer, RepositoryAsk, Server, cores};
 use crate::time::{Instant, Now};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
@@ -129,7 +129,7 @@ impl EventLoop {
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
         let seed = RandomState::new().hash_one(local_addr);
-        let in_place = InPlace::new(config.loop_infer_max);
+        let in_place = InPlace::new(config.loop_infer_max, cores());
         let server = Server::new(config, models, seed, clock.now())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         let (strength, capacity) = (server.workers(), server.batches_in_flight_max());

@@ -148,7 +148,12 @@ pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served
 
 /// How many workers there are: as configured, or the cores less the one for the loop.
 pub fn worker_count(config: &Config) -> usize {
-    config.worker_count(std::thread::available_parallelism().map_or(1, std::num::NonZero::get))
+    config.worker_count(cores())
+}
+
+/// Cores that this process may use.
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Batches that may be with the workers: one that runs and, if it is full, one that waits for each, so that under load

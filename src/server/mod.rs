@@ -48,7 +48,7 @@ mod table;
 mod upload;
 
 pub use contract::{AskId, Found, Input, Output, ProcessFigures, RepositoryAnswer, RepositoryAsk};
-pub use limits::{MemoryBound, memory_bound, worker_count};
+pub use limits::{MemoryBound, cores, memory_bound, worker_count};
 
 use crate::config::{Config, ConfigError};
 use crate::id::{CallId, ConnId, SessionId};

@@ -24,7 +24,7 @@ pub(super) fn toml(config: &Config, comments: &[String]) -> String {
 
 /// This machine in a few words.
 pub(super) fn host() -> String {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = crate::server::cores();
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     format!("{}, {os} on {arch}, {cores} cores", name().unwrap_or_else(|| "a host without a name".into()))
 }

@@ -46,7 +46,7 @@ impl<'a> Sweep<'a> {
         let bench = &asked.bench;
         let scope = Scope {
             to_audio: bench.plan.target.url.path == "/audio",
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            cores: crate::server::cores(),
             p99_max: bench.p99_max,
             chunk: chunk(&bench.plan),
             quick: asked.quick,
