@@ -3,6 +3,8 @@
 //! A `Reason` decides the HTTP status, the WebSocket close code, the protocol's error code, the metric label and
 //! whether trying again can help. No other place in the code may choose any of these by hand.
 
+use std::time::Duration;
+
 /// Why a request was refused or a connection or session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -55,6 +57,16 @@ pub enum Reason {
     InvalidAudio,
     /// An encoding, rate or channel count that is not served.
     InvalidAudioFormat,
+    /// No credentials, or such as are not taken.
+    Unauthorized,
+    /// The credentials were right and have ended.
+    TokenExpired,
+    /// The credentials are right and do not allow this, or the page that asks comes from elsewhere.
+    Forbidden,
+    /// More was asked for than one principal or address may have.
+    RateLimited,
+    /// The principal has all the streams or connections that it may have.
+    QuotaReached,
     /// No model of that name.
     ModelNotFound,
     /// All session places are taken.
@@ -137,6 +149,11 @@ const TABLE: &[Row] = &[
     row(Reason::InvalidValue,         400, 4400, "invalid_value",         "invalid_value",         false),
     row(Reason::InvalidAudio,         400, 4415, "invalid_audio",         "invalid_audio",         false),
     row(Reason::InvalidAudioFormat,   400, 4415, "invalid_audio_format",  "invalid_audio_format",  false),
+    row(Reason::Unauthorized,         401, 4401, "unauthorized",          "unauthorized",          false),
+    row(Reason::TokenExpired,         401, 4401, "token_expired",         "token_expired",         false),
+    row(Reason::Forbidden,            403, 4403, "forbidden",             "forbidden",             false),
+    row(Reason::RateLimited,          429, 4429, "rate_limited",          "rate_limited",          true),
+    row(Reason::QuotaReached,         429, 4429, "too_many_sessions",     "quota_reached",         true),
     row(Reason::ModelNotFound,        404, 4404, "model_not_found",       "model_not_found",       false),
     row(Reason::TooManySessions,      503, 1013, "too_many_sessions",     "too_many_sessions",     true),
     row(Reason::BufferOverflow,       429, 4429, "buffer_overflow",       "buffer_overflow",       true),
@@ -212,12 +229,20 @@ pub struct Fault {
     pub message: String,
     /// The parameter, field or header at fault, if one is.
     pub param: Option<String>,
+    /// When to try again, if that is known; otherwise the configuration's `retry_after` holds.
+    pub retry_after: Option<Duration>,
 }
 
 impl Fault {
     /// A fault without a parameter.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into(), param: None }
+        Self { reason, message: message.into(), param: None, retry_after: None }
+    }
+
+    /// The same fault, with the time after which it may be tried again.
+    pub fn after(mut self, retry_after: Duration) -> Self {
+        self.retry_after = Some(retry_after);
+        self
     }
 
     /// The same fault, naming the parameter at fault.

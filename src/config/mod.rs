@@ -15,7 +15,7 @@ mod value;
 
 pub use resolve::{Origin, Resolved, Sources, resolve};
 pub use table::{Config, SETTINGS};
-pub use value::{Form, LogFormat, OnnxEngine};
+pub use value::{Form, LogFormat, OnnxEngine, OpenAccess};
 
 use std::fmt;
 

@@ -1,6 +1,8 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
-use super::value::{Kind, LogFormat, MaybeText, Number, OnnxEngine, Size, Text, Time, Word, parse};
+use super::value::{
+    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, Size, Text, Time, Word, parse,
+};
 use super::{Legacy, Setting};
 use log::LevelFilter;
 use std::time::Duration;
@@ -101,6 +103,70 @@ settings! {
         /// Descriptors kept back from connections for files, logs and wakers.
         descriptors_reserve: usize = Number("64", "16" ..= "65536"), unit "descriptors",
             why "The server itself holds under twenty; the rest is for what runs beside it in the process.";
+    }
+
+    "Access" {
+        /// File of keys and tokens that are taken; empty: nobody needs credentials.
+        credentials_file: String = MaybeText(""), unit "path",
+            why "On one's own machine nobody else comes; `suzu token` makes what goes into the file.";
+
+        /// Where whoever comes is served without credentials: `local` (only on loopback) or `anywhere`.
+        open_access: OpenAccess = Word("local"), unit "word",
+            why "A server that the network reaches and nobody guards is a mistake until somebody says otherwise.";
+
+        /// Longest time to its end that a token in the URL (`?token=`) may have.
+        query_token_lifetime_max: Duration = Time("5min", "1s" ..= "24h"),
+            why "URLs are kept by histories and logs; long enough to open a page and its stream.";
+
+        /// Longest time to its end that a signed request may have.
+        signed_request_lifetime_max: Duration = Time("15min", "1s" ..= "24h"),
+            why "What was signed is remembered for so long, since it is taken once.";
+
+        /// Signed requests that are remembered so that none is taken twice; beyond that newcomers are refused with 429.
+        signed_requests_max: usize = Number("10000", "1" ..= "10000000"), unit "requests",
+            why "Ten a second over the longest life, in a few megabytes.";
+
+        /// Origins of pages that may connect, parted by spaces; `*`: all; empty: WebSockets from all, no CORS.
+        allowed_origins: String = MaybeText(""), unit "origins",
+            why "Programs send no origin; who serves a page names it here, and pages of others are kept out.";
+
+        /// Addresses or networks of proxies whose `X-Forwarded-For` is believed, parted by spaces.
+        trusted_proxies: String = MaybeText(""), unit "networks",
+            why "Anybody can send the field; only one's own proxy tells the truth in it.";
+    }
+
+    "Fair shares" {
+        /// Requests in a second of one principal; 0: no limit. Twice as many at once.
+        requests_per_second_max: u32 = Number("0", "0" ..= "1000000"), unit "requests",
+            why "Limits belong to a service with many users; entries of `credentials_file` can set their own.";
+
+        /// WebSockets of one principal at a time; 0: no limit.
+        principal_connections_max: u32 = Number("0", "0" ..= "1000000"), unit "connections",
+            why "As for requests.";
+
+        /// Streams of one principal at a time; 0: no limit.
+        principal_sessions_max: u32 = Number("0", "0" ..= "1000000"), unit "sessions",
+            why "As for requests.";
+
+        /// Seconds of audio in a second of one principal, all its streams together; 0: no limit. Ten seconds at once.
+        principal_audio_per_second_max: u32 = Number("0", "0" ..= "1000000"), unit "seconds",
+            why "As for requests. A live stream sends one second in a second.";
+
+        /// Requests in a second from one address; 0: no limit. Twice as many at once.
+        address_requests_per_second_max: u32 = Number("0", "0" ..= "1000000"), unit "requests",
+            why "Many users may share an address; what one user may do is limited by its credentials.";
+
+        /// Connections from one address at a time; 0: no limit. Trusted proxies are not counted.
+        address_connections_max: u32 = Number("0", "0" ..= "1000000"), unit "connections",
+            why "As for requests.";
+
+        /// Wrong credentials in a minute from one address, after which it waits; 0: no limit.
+        address_failures_max: u32 = Number("20", "0" ..= "1000000"), unit "failures",
+            why "A person mistypes a few times; a program that guesses gets nowhere.";
+
+        /// Principals and addresses whose use is remembered; beyond that newcomers share one place.
+        limiters_max: usize = Number("10000", "16" ..= "10000000"), unit "entries",
+            why "A flood of addresses must not take memory; each is forgotten when its buckets are full again.";
     }
 
     "HTTP" {

@@ -1,6 +1,8 @@
 //! Whether the values of a configuration agree with each other and with their ranges.
 
 use super::{Config, ConfigError, SETTINGS, Setting};
+use ipnet::IpNet;
+use std::net::IpAddr;
 
 /// Bytes of one second of held audio at the highest rate that is served: 48 kHz, one channel, 32-bit float.
 const AUDIO_BYTES_PER_SECOND_MAX: u128 = 48_000 * 4;
@@ -18,6 +20,7 @@ impl Config {
         let mut problems: Vec<String> = SETTINGS.iter().filter_map(|setting| self.outside(setting)).collect();
         problems.extend(self.out_of_order());
         problems.extend(self.no_room_for_a_stream());
+        problems.extend(self.strange_names());
         ConfigError::unless_empty(problems)
     }
 
@@ -48,6 +51,26 @@ impl Config {
         };
         let wrong = order.into_iter().filter(|(exceeds, ..)| *exceeds);
         wrong.map(|(_, small, great, why)| self.describe_order(small, great, why)).collect()
+    }
+
+    /// Lists of which an entry is not what it should be.
+    fn strange_names(&self) -> Vec<String> {
+        let network = |word: &&str| word.parse::<IpNet>().is_err() && word.parse::<IpAddr>().is_err();
+        let networks = self.trusted_proxies.split_whitespace().filter(network);
+        let networks = networks.map(|word| {
+            format!(
+                "trusted_proxies: {word} is no address and no network; write it like 10.0.0.1 or 10.0.0.0/8"
+            )
+        });
+        let origin = |word: &&str| {
+            let host = word.strip_prefix("http://").or_else(|| word.strip_prefix("https://"));
+            *word != "*" && host.is_none_or(|host| host.is_empty() || host.contains('/'))
+        };
+        let origins = self.allowed_origins.split_whitespace().filter(origin);
+        let origins = origins.map(|word| {
+            format!("allowed_origins: {word} is no origin; write it like https://example.com, without a path, or `*`")
+        });
+        networks.chain(origins).collect()
     }
 
     fn describe_order(&self, small: &str, great: &str, why: &str) -> String {

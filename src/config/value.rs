@@ -258,6 +258,20 @@ impl Choice for OnnxEngine {
         &[("rten", OnnxEngine::Rten), ("onnxruntime", OnnxEngine::OnnxRuntime)];
 }
 
+/// Where whoever comes is served without credentials.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum OpenAccess {
+    /// Only where nobody else comes: on loopback addresses.
+    Local,
+    /// On any address.
+    Anywhere,
+}
+
+impl Choice for OpenAccess {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("local", OpenAccess::Local), ("anywhere", OpenAccess::Anywhere)];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

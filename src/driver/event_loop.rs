@@ -6,6 +6,7 @@
 //! written once with all that is for it.
 
 use super::clock::Clock;
+use super::credentials::CredentialsReader;
 use super::doorbell::Doorbell;
 use super::in_place::InPlace;
 use super::listener::{Accepted, Listener};
@@ -58,6 +59,8 @@ pub struct EventLoop {
     in_place: InPlace,
     /// Gone without a folder of models.
     loader: Option<Loader>,
+    /// Gone without a file of credentials.
+    credentials: Option<CredentialsReader>,
     meter: ProcessMeter,
     area: ReceiveArea,
     orders: Arc<Orders>,
@@ -88,7 +91,7 @@ impl Handle {
         self.orders.bell.ring();
     }
 
-    /// Loads the models of the folder again. Streams in progress finish on theirs.
+    /// Loads the models of the folder again, and reads the credentials. Streams in progress finish on their models.
     pub fn reload(&self) {
         self.orders.reload.store(true, Ordering::SeqCst);
         self.orders.bell.ring();
@@ -128,6 +131,7 @@ impl EventLoop {
         listener.register(poll.registry(), LISTENER)?;
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
+        let credentials = CredentialsReader::start(&config, local_addr, &bell)?;
         let seed = RandomState::new().hash_one(local_addr);
         let in_place = InPlace::new(config.loop_infer_max, cores());
         let server = Server::new(config, models, seed, clock.now())
@@ -147,6 +151,7 @@ impl EventLoop {
             workers,
             in_place,
             loader,
+            credentials,
             meter: ProcessMeter::new(),
             area: ReceiveArea::new(),
             orders: Arc::new(Orders {
@@ -332,6 +337,9 @@ impl EventLoop {
         while let Some((id, answer)) = self.loader.as_ref().and_then(Loader::poll) {
             self.server.handle_input(Input::Repository { id, answer }, now);
         }
+        while let Some(keyring) = self.credentials.as_ref().and_then(CredentialsReader::poll) {
+            self.server.handle_input(Input::Credentials(keyring), now);
+        }
         self.replace_hung(now);
     }
 
@@ -362,6 +370,7 @@ impl EventLoop {
                     self.replace_hung(now);
                 }
                 Output::Repository { id, ask } => self.ask_repository(id, ask, now),
+                Output::ReadCredentials => self.credentials.iter().for_each(CredentialsReader::ask),
                 Output::Drained => self.drained = true,
             }
         }

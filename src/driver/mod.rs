@@ -15,6 +15,7 @@
 //! hard one.
 
 mod clock;
+mod credentials;
 mod doorbell;
 mod event_loop;
 mod in_place;

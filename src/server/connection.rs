@@ -3,9 +3,11 @@
 //! Owns no policy about streams and never writes to another part: the server takes the phase out, works, and puts
 //! the next phase in. An idle connection holds no buffer.
 
+use crate::auth::Principal;
 use crate::config::Config;
 use crate::id::{CallId, SessionId};
 use crate::reason::Reason;
+use crate::server::access::Budget;
 use crate::server::contract::AskId;
 use crate::server::routes::Route;
 use crate::server::spares::Spares;
@@ -15,6 +17,7 @@ use crate::wire::compress::Coding;
 use crate::wire::http::{BodyDecoder, RequestHead};
 use crate::wire::websocket::{Decoder, Role};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a connection beyond the limit may take for its request's head. It holds one of the few places in which
@@ -159,6 +162,8 @@ pub struct Connection {
     pub last_progress: Instant,
     /// Requests whose response has not left entirely: route, name, beginning, status.
     pub request: Option<RequestClock>,
+    /// Whose WebSocket it is.
+    pub owner: Option<Arc<Principal>>,
     /// Bytes charged to the server's budgets (incoming, outgoing).
     pub charged: (usize, usize),
 }
@@ -173,6 +178,17 @@ pub struct RequestClock {
     pub request_id: String,
     /// The response's status.
     pub status: u16,
+    /// What else its head tells, if anything.
+    pub told: Option<Box<Told>>,
+}
+
+/// What the head of a response tells besides the answer.
+#[derive(Default)]
+pub struct Told {
+    /// The origin whose pages may read it.
+    pub origin: Option<String>,
+    /// What is left of the requests that the principal may make.
+    pub budget: Option<Budget>,
 }
 
 impl Connection {
@@ -192,6 +208,7 @@ impl Connection {
             last_received: now,
             last_progress: now,
             request: None,
+            owner: None,
             charged: (0, 0),
         }
     }

@@ -1,5 +1,6 @@
 //! What goes into the server and what comes out: the whole contract between the core and its driver.
 
+use crate::auth::Keyring;
 use crate::batch::Batch;
 use crate::id::{BatchId, ConnId};
 use crate::model::Served;
@@ -37,8 +38,10 @@ pub enum Input<'a> {
         /// The answer.
         answer: RepositoryAnswer,
     },
-    /// Load every model of the folder again, and withdraw those that are gone from it.
+    /// Load every model of the folder again, and withdraw those that are gone from it; read the credentials again.
     Reload,
+    /// What the file of credentials says, at the start and after each [`Output::ReadCredentials`]; or why it cannot be used.
+    Credentials(Result<Box<Keyring>, String>),
     /// Begin to shut down: unready, no new sessions, tell clients, finish what is in flight.
     Drain,
 }
@@ -70,6 +73,8 @@ pub enum Output {
         /// The question.
         ask: RepositoryAsk,
     },
+    /// Read the file of credentials and answer by [`Input::Credentials`]. Never asked for without such a file.
+    ReadCredentials,
     /// Everything is finished after `Drain`.
     Drained,
 }

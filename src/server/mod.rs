@@ -22,14 +22,17 @@
 //! each other; only [`Server`] knows two of them at once. Batches are formed when outputs are polled, so everything
 //! that became ready in one turn travels together.
 
+mod access;
 mod batcher;
 mod buffer;
 mod calls;
 mod catalog;
 mod connection;
 mod contract;
+mod limiter;
 mod limits;
 mod metrics;
+mod on_access;
 mod on_batch;
 mod on_calls;
 mod on_http;
@@ -55,6 +58,7 @@ use crate::id::{CallId, ConnId, SessionId};
 use crate::model::Registry;
 use crate::reason::Reason;
 use crate::time::{Instant, Now};
+use access::Access;
 use batcher::Batcher;
 use calls::{PendingCall, Sequences};
 use catalog::Catalog;
@@ -79,6 +83,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// The server without sockets, threads or clock. See the module's page for the contract.
 pub struct Server {
     config: Config,
+    access: Access,
     catalog: Catalog,
     connections: Table<ConnId, Connection>,
     sessions: Table<SessionId, Session>,
@@ -134,6 +139,7 @@ impl Server {
             budgets: Budgets::default(),
             random: Random::new(seed),
             catalog: Catalog::new(),
+            access: Access::new(&config),
             config,
             connections: Table::new(),
             sessions: Table::new(),
@@ -164,7 +170,8 @@ impl Server {
     /// Takes a connection in. Beyond `connections_max` a few more are taken in to be refused politely.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`] or [`Reason::Draining`]: there is no room even for that; close the socket.
+    /// [`Reason::Overloaded`] or [`Reason::Draining`]: there is no room even for that; [`Reason::QuotaReached`]: the address has
+    /// all connections that it may have. Close the socket.
     pub fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnId, Reason> {
         self.now = now;
         if self.drain.is_some() {
@@ -173,6 +180,7 @@ impl Server {
         if !self.can_accept() {
             return Err(Reason::Overloaded);
         }
+        self.access.enter(&self.config, peer.ip())?;
         let surplus = self.connections.len() - self.surplus >= self.config.connections_max;
         self.surplus += usize::from(surplus);
         self.metrics.counters.connections_opened += 1;
@@ -198,6 +206,7 @@ impl Server {
             Input::Replaced(id) => self.batcher.replaced(id),
             Input::Repository { id, answer } => self.on_repository(id, answer),
             Input::Reload => self.on_reload(),
+            Input::Credentials(keyring) => self.on_credentials(keyring),
             Input::Process(figures) => self.process = figures,
             Input::Drain => self.on_drain(),
         }
@@ -339,6 +348,10 @@ impl Server {
         let Some(connection) = self.connections.remove(conn) else { return };
         self.budgets.charge_connection(connection.charged, (0, 0));
         self.surplus -= usize::from(connection.surplus);
+        self.access.leave(&self.config, connection.peer.ip());
+        if let Some(owner) = &connection.owner {
+            self.access.release(owner, 1, 0);
+        }
         self.metrics.counters.connections_closed[reason as usize] += 1;
         log::debug!("connection {conn} from {} closed: {}", connection.peer, reason.label());
         self.outputs.push_back(Output::Close(conn));
@@ -430,6 +443,12 @@ impl Server {
             "the ledger balances"
         );
         assert!(self.timers.len() <= self.sessions.len());
+        let owned = self.connections.iter().filter(|(_, connection)| connection.owner.is_some()).count();
+        assert_eq!(
+            self.access.held(),
+            (owned as u32, self.sessions.len() as u32),
+            "who is gone holds nothing"
+        );
         self.check_calls();
     }
 

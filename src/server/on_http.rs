@@ -3,6 +3,7 @@
 //! Requests are answered in order, one at a time; what is pipelined behind waits in `parked`. A fault in the framing
 //! ends the connection after its answer, because what follows cannot be trusted.
 
+use crate::auth::Principal;
 use crate::id::ConnId;
 use crate::reason::{Fault, Reason};
 use crate::server::catalog::Entry;
@@ -10,6 +11,7 @@ use crate::server::connection::{
     Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
 };
 use crate::server::metrics::Served;
+use crate::server::on_access::{challenge, preflight};
 use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
 use crate::server::{Server, session};
@@ -19,6 +21,7 @@ use crate::wire::message::{StreamParams, encode_http_error};
 use crate::wire::oip;
 use crate::wire::websocket::{Decoder, Role};
 use serde_json::json;
+use std::sync::Arc;
 
 /// The subprotocol of the native stream.
 const SUBPROTOCOL: &str = "suzu.v1";
@@ -65,18 +68,25 @@ impl Server {
     }
 
     /// A whole head is here: refuse, upgrade, answer, or wait for the body.
-    fn on_request(&mut self, conn: ConnId, head: RequestHead) {
+    fn on_request(&mut self, conn: ConnId, mut head: RequestHead) {
         let route = Route::of(&head.path);
         let request_id = request_id(&head).unwrap_or_else(|| self.random.uuid(self.now.unix_ms));
         self.begin_request(conn, route, &request_id);
-        if let Err(fault) = self.check_request(conn, route, &head) {
-            return self.refuse(conn, &fault, &request_id, manners_before_body(&head));
+        self.note_origin(conn, &head);
+        if self.is_preflight(conn, &head) {
+            return self.respond(conn, manners_before_body(&head), &request_id, preflight(route));
         }
+        let admitted =
+            self.check_request(conn, route, &head).and_then(|()| self.admit_request(conn, route, &mut head));
+        let principal = match admitted {
+            Ok(principal) => principal,
+            Err(fault) => return self.refuse(conn, &fault, &request_id, manners_before_body(&head)),
+        };
         if route.is_websocket() && head.method == Method::Get {
-            return self.on_upgrade(conn, route, &head, request_id);
+            return self.on_upgrade(conn, route, &head, request_id, principal);
         }
         if route == Route::Model && head.method == Method::Post {
-            return self.on_upload_head(conn, &head, request_id);
+            return self.on_upload_head(conn, &head, request_id, principal);
         }
         let body_bytes_max = match route {
             Route::V2Infer => self.config.infer_body_bytes_max,
@@ -140,13 +150,21 @@ impl Server {
     }
 
     /// Opens a WebSocket, or refuses with an HTTP status.
-    fn on_upgrade(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: String) {
+    fn on_upgrade(
+        &mut self,
+        conn: ConnId,
+        route: Route,
+        head: &RequestHead,
+        request_id: String,
+        principal: Arc<Principal>,
+    ) {
         let accept = match http::websocket_key(head) {
             Ok(accept) => accept,
             Err(fault) => return self.refuse(conn, &fault, &request_id, manners_before_body(head)),
         };
         let browser = head.query.iter().any(|(name, value)| name == "browser_errors" && value == "1");
-        let params = self.check_upgrade(route, head);
+        let held = self.access.check_holdings(&self.config, &principal, route != Route::Echo);
+        let params = held.and_then(|()| self.check_upgrade(route, head));
         if let (Err(fault), false) = (&params, browser) {
             return self.refuse(conn, &fault.clone(), &request_id, manners_before_body(head));
         }
@@ -156,6 +174,7 @@ impl Server {
         self.write(conn, |out| http::encode_switching_protocols(out, &accept, protocol, &id_header));
         self.set_status(conn, 101);
         self.metrics.counters.websockets_opened += 1;
+        self.own(conn, &principal);
         let limit = match &params {
             Ok(params) if route != Route::Echo => self.stream_message_max(params),
             _ => self.config.echo_message_bytes_max,
@@ -168,7 +187,7 @@ impl Server {
         match params {
             Err(fault) => self.fail_websocket(conn, &fault, &request_id),
             Ok(_) if route == Route::Echo => {}
-            Ok(params) => self.begin_session(conn, route, params, request_id),
+            Ok(params) => self.begin_session(conn, route, params, request_id, principal),
         }
     }
 
@@ -212,6 +231,10 @@ impl Server {
                 Ok(Answered::Later(asked)) => return self.wait_for(conn, asked, request_id, manners),
                 Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
             },
+            Route::Reload => {
+                self.on_reload();
+                json_response(202, &json!({ "reloading": true }))
+            }
             _ => self.answer_of(route),
         };
         self.respond(conn, Some(manners), request_id, answer);
@@ -257,9 +280,7 @@ impl Server {
             Route::ApiMetrics => json_response(200, &self.metrics.json(&self.gauges())),
             Route::Status => json_response(200, &self.status()),
             Route::Models => json_response(200, &self.models_json()),
-            Route::Index => {
-                Response::new(200).with_body("text/plain; charset=utf-8", index_text().into_bytes())
-            }
+            Route::Index => page(index_text()),
             // The others have been answered, upgraded or refused before.
             _ => json_response(404, &json!({})),
         }
@@ -314,8 +335,12 @@ impl Server {
             Reason::MethodNotAllowed => {
                 answer = answer.with_header("Allow", route.allow_header());
             }
-            reason if reason.retryable() && reason.status() == 503 => {
-                answer = answer.with_header("Retry-After", self.retry_after());
+            Reason::Unauthorized | Reason::TokenExpired => {
+                answer = answer.with_header("WWW-Authenticate", challenge(fault.reason));
+            }
+            reason if reason.retryable() && matches!(reason.status(), 429 | 503) => {
+                let wait = fault.retry_after.map(|wait| wait.as_secs_f64().ceil().max(1.0).to_string());
+                answer = answer.with_header("Retry-After", wait.unwrap_or_else(|| self.retry_after()));
             }
             _ => {}
         }
@@ -344,6 +369,7 @@ impl Server {
             Some(manners) if manners.accept != Coding::Identity => pack(response, manners.accept),
             _ => response,
         };
+        let response = self.tell_in_head(conn, response);
         let unix_ms = self.now.unix_ms;
         self.write(conn, |out| response.encode(out, head_only, keep_alive, unix_ms));
         self.set_status(conn, response.status);
@@ -376,7 +402,7 @@ impl Server {
             _ => self.now.instant,
         };
         connection.request =
-            Some(RequestClock { route, began, request_id: request_id.to_owned(), status: 0 });
+            Some(RequestClock { route, began, request_id: request_id.to_owned(), status: 0, told: None });
     }
 
     pub(super) fn set_status(&mut self, conn: ConnId, status: u16) {
@@ -439,6 +465,15 @@ fn request_id(head: &RequestHead) -> Option<String> {
     (!id.is_empty() && id.len() <= 64 && id.chars().all(harmless)).then(|| id.to_owned())
 }
 
+/// What people look at: nothing in it may be run, framed or guessed.
+fn page(text: String) -> Response<'static> {
+    Response::new(200)
+        .with_body("text/plain; charset=utf-8", text.into_bytes())
+        .with_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        .with_header("X-Content-Type-Options", "nosniff")
+        .with_header("Referrer-Policy", "no-referrer")
+}
+
 fn offered_protocols(head: &RequestHead) -> impl Iterator<Item = &str> {
     let values = head.headers.iter().filter(|(name, _)| name == "sec-websocket-protocol");
     values.flat_map(|(_, value)| value.split(',').map(str::trim))
@@ -454,6 +489,7 @@ fn index_text() -> String {
         ("/v1/models/{model}", "POST: a WAV or raw samples in, results or processed audio out"),
         ("/v2", "Open Inference Protocol: models, infer, repository"),
         ("/v1/status", "places taken and free"),
+        ("/v1/admin/reload", "POST: read models and credentials again"),
         ("/health/live, /health/ready, /api/health", "health"),
         ("/metrics, /api/metrics", "figures for Prometheus, and as JSON"),
     ] {

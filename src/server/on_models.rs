@@ -171,6 +171,9 @@ impl Server {
 
     /// Every model is to be loaded again, and those that are gone from the folder withdrawn.
     pub(super) fn on_reload(&mut self) {
+        if !self.config.credentials_file.is_empty() {
+            self.outputs.push_back(Output::ReadCredentials);
+        }
         if let Err(fault) = self.ask_repository(RepositoryAsk::Index, None) {
             log::warn!("the models are not loaded again: {fault}");
         }

@@ -2,6 +2,7 @@
 //!
 //! Here a chunk becomes samples in the stream's buffer, and here a stream ends. Inference is `on_batch.rs`.
 
+use crate::auth::Principal;
 use crate::id::{ConnId, SessionId};
 use crate::model::{Model, StreamState, unit};
 use crate::reason::{Fault, Reason};
@@ -54,9 +55,10 @@ impl Server {
         route: Route,
         params: StreamParams,
         request_id: String,
+        principal: Arc<Principal>,
     ) {
         let decoder = Decoder::new(Layout::Native(params.encoding), params.channels, None);
-        match self.make_session(conn, route, params, decoder, request_id.clone()) {
+        match self.make_session(conn, route, params, decoder, request_id.clone(), principal) {
             Ok(session) => self.introduce(conn, session),
             Err(fault) => self.fail_websocket(conn, &fault, &request_id),
         }
@@ -73,6 +75,7 @@ impl Server {
         params: StreamParams,
         decoder: Decoder,
         request_id: String,
+        principal: Arc<Principal>,
     ) -> Result<Session, Fault> {
         let now = self.now.instant;
         let model_id = self.catalog.find_audio(&params.model)?;
@@ -87,6 +90,7 @@ impl Server {
         Ok(Session {
             name: self.random.uuid(self.now.unix_ms),
             request_id,
+            principal,
             conn: Some(conn),
             model_id,
             model,
@@ -121,8 +125,10 @@ impl Server {
 
     /// The stream takes its place.
     pub(super) fn enter(&mut self, session: Session) -> SessionId {
-        let (name, model) = (session.name.as_str(), session.params.model.as_str());
-        log::info!(session = name, request = session.request_id.as_str(), model = model; "stream begins");
+        let (name, model, user) =
+            (session.name.as_str(), session.params.model.as_str(), &*session.principal.user);
+        log::info!(session = name, request = session.request_id.as_str(), model = model, user = user; "stream begins");
+        self.access.hold(&session.principal, 0, 1);
         self.catalog.acquire(session.model_id);
         self.metrics.counters.sessions_began += 1;
         self.sessions.insert(session)
@@ -255,6 +261,9 @@ impl Server {
         self.metrics.counters.samples_received += count as u64;
         self.metrics.counters.audio_received += Duration::from_secs_f64(count as f64 / f64::from(rate));
         self.charge_audio(id);
+        if let Err(fault) = self.take_audio(id, count) {
+            return self.fail_session(id, fault);
+        }
         if not_finite > 0 {
             self.warn_not_finite(id);
         }
@@ -493,6 +502,7 @@ impl Server {
 
     fn remove_session(&mut self, id: SessionId) -> Option<Session> {
         let session = self.sessions.remove(id)?;
+        self.access.release(&session.principal, 0, 1);
         self.charge_budget(session.charged, 0);
         if session.queued {
             self.batcher.forget(Queue::Streams(session.model_id), Member::Session(id));

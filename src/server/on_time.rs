@@ -45,6 +45,9 @@ impl Server {
 
     fn check_connection(&mut self, conn: ConnId) {
         let now = self.now.instant;
+        if self.has_lost_credentials(conn) {
+            return;
+        }
         let Some(connection) = self.connections.get(conn) else { return };
         // Connections that came in the same instant do not all ping in the same instant.
         let stagger = self.config.ping_interval / 4 * (conn.slot % 16) / 16;
@@ -89,6 +92,8 @@ impl Server {
         } else if blocked.is_none() && now >= session.last_heard + config.audio_idle_timeout {
             let message = "no audio came for too long; send KeepAlive while there is none";
             Fault::new(Reason::IdleTimeout, message)
+        } else if let Some(fault) = self.lost_credentials(&session.principal) {
+            fault
         } else if now >= session.began + config.session_duration_max {
             Fault::new(Reason::SessionExpired, "the stream has reached its greatest length; open another")
         } else {

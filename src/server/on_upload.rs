@@ -4,6 +4,7 @@
 //! When the buffer is full the socket is not read. The answer begins with the first result; a fault before that has a
 //! status of its own.
 
+use crate::auth::Principal;
 use crate::id::{ConnId, SessionId};
 use crate::reason::{Fault, Reason};
 use crate::server::Server;
@@ -16,6 +17,7 @@ use crate::server::upload::{Answer, Body, Opened, Opening, Source, Upload, Wish}
 use crate::wire::compress::{Coding, Packer};
 use crate::wire::http::{self, BodyDecoder, BodyFraming, RequestHead, Response};
 use crate::wire::message::{ErrorMessage, ServerMessage, StreamParams, Warning};
+use std::sync::Arc;
 
 /// Bytes of a body looked at between two looks at the stream's buffer: a quarter of a second of the fastest audio that
 /// is common, so that a buffer is never much fuller than full.
@@ -23,8 +25,15 @@ const PIECE_BYTES: usize = 8 * 1024;
 
 impl Server {
     /// The head of a request whose body is a recording: refuses it, or waits for the body.
-    pub(super) fn on_upload_head(&mut self, conn: ConnId, head: &RequestHead, request_id: String) {
-        let decoder = self.check_upload(head).and_then(|wish| {
+    pub(super) fn on_upload_head(
+        &mut self,
+        conn: ConnId,
+        head: &RequestHead,
+        request_id: String,
+        principal: Arc<Principal>,
+    ) {
+        let held = self.access.check_holdings(&self.config, &principal, true);
+        let decoder = held.and_then(|()| self.check_upload(head)).and_then(|wish| {
             let decoder = BodyDecoder::new(&head.body, usize::MAX)?;
             Ok((Opening::new(wish, &head.body), decoder))
         });
@@ -47,6 +56,7 @@ impl Server {
         connection.phase = Phase::Upload(Box::new(Upload {
             since,
             request_id,
+            principal,
             // HTTP/1.0 has no chunks: there an answer may end with its connection only.
             manners: Manners { keep_alive: head.keep_alive && !head.http_1_0, ..manners(head) },
             http_1_0: head.http_1_0,
@@ -158,9 +168,11 @@ impl Server {
     fn open_upload(&mut self, conn: ConnId, opened: Opened) -> Option<SessionId> {
         let Opened { params, decoder, audio, float, samples, first } = opened;
         let Phase::Upload(upload) = &self.connections.get(conn)?.phase else { return None };
-        let request_id = upload.request_id.clone();
+        let (request_id, principal) = (upload.request_id.clone(), Arc::clone(&upload.principal));
         let made = self.check_stream(&params).and_then(|()| {
-            let session = self.make_session(conn, Route::Model, params, decoder, request_id.clone())?;
+            self.access.check_holdings(&self.config, &principal, true)?;
+            let session =
+                self.make_session(conn, Route::Model, params, decoder, request_id.clone(), principal)?;
             Ok(self.enter(session))
         });
         let id = match made {

@@ -1,5 +1,6 @@
 //! Which path leads where, and what may be done there.
 
+use crate::auth::Scope;
 use crate::wire::http::Method;
 
 /// What a path stands for. Also the `route` label of the metrics, so there is a bounded number of them.
@@ -21,6 +22,8 @@ pub enum Route {
     Status,
     /// `/v1/models`
     Models,
+    /// `/v1/admin/reload`: models and credentials are read again.
+    Reload,
     /// `/v1/models/{model}`: what it is, or a recording to go through it.
     Model,
     /// `/v1/stream`
@@ -66,6 +69,7 @@ pub const ROUTES: &[(&str, Route)] = &[
     ("/metrics", Route::Metrics),
     ("/api/metrics", Route::ApiMetrics),
     ("/v1/status", Route::Status),
+    ("/v1/admin/reload", Route::Reload),
     ("/v1/models", Route::Models),
     ("/v1/models/{model}", Route::Model),
     ("/v1/stream", Route::Stream),
@@ -90,6 +94,15 @@ pub const ROUTES: &[(&str, Route)] = &[
     ("/v2/repository/models/{model}/load", Route::V2Load),
     ("/v2/repository/models/{model}/unload", Route::V2Unload),
 ];
+
+/// Who passes where credentials are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Everybody: health, and what says where to go.
+    Open,
+    /// Whoever has credentials, with this scope if there is one.
+    Guarded(Option<Scope>),
+}
 
 /// What the variable parts of a path say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -138,6 +151,33 @@ impl Route {
         )
     }
 
+    /// Who may ask here.
+    pub fn door(self, method: Method) -> Door {
+        match self {
+            Route::Index
+            | Route::Live
+            | Route::Ready
+            | Route::Health
+            | Route::V2Server
+            | Route::V2Live
+            | Route::V2Ready
+            | Route::V2Unknown
+            | Route::Unknown => Door::Open,
+            Route::Metrics | Route::ApiMetrics | Route::Status => Door::Guarded(Some(Scope::Metrics)),
+            Route::Stream | Route::Audio | Route::Echo => Door::Guarded(Some(Scope::Stream)),
+            Route::V2Infer => Door::Guarded(Some(Scope::Infer)),
+            Route::Model if method == Method::Post => Door::Guarded(Some(Scope::Infer)),
+            Route::V2Load | Route::V2Unload | Route::Reload => Door::Guarded(Some(Scope::Admin)),
+            Route::Models
+            | Route::Model
+            | Route::V2Model
+            | Route::V2ModelReady
+            | Route::V2Config
+            | Route::V2Stats
+            | Route::V2Index => Door::Guarded(None),
+        }
+    }
+
     /// Whether a WebSocket may be opened here.
     pub fn is_websocket(self) -> bool {
         matches!(self, Route::Stream | Route::Audio | Route::Echo)
@@ -158,7 +198,7 @@ impl Route {
             Route::Stream | Route::Audio => &[Method::Get],
             Route::Echo => &[Method::Get, Method::Post],
             Route::Model | Route::V2Index => &[Method::Get, Method::Head, Method::Post],
-            Route::V2Infer | Route::V2Load | Route::V2Unload => &[Method::Post],
+            Route::V2Infer | Route::V2Load | Route::V2Unload | Route::Reload => &[Method::Post],
             _ => &[Method::Get, Method::Head],
         }
     }

@@ -5,6 +5,7 @@
 //!
 //! Invariants: at most one run is in flight (then `state` is out with it); `message_seq` has no holes.
 
+use crate::auth::Principal;
 use crate::id::{ConnId, ModelId};
 use crate::model::{Model, StreamState};
 use crate::reason::{Fault, Reason};
@@ -58,6 +59,8 @@ pub struct Session {
     pub name: String,
     /// The request that opened it, for the logs.
     pub request_id: String,
+    /// Whose it is.
+    pub principal: Arc<Principal>,
     /// Its connection; None once that is gone.
     pub conn: Option<ConnId>,
     /// Which version of the model it began with, and so ends with.

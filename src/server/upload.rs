@@ -7,6 +7,7 @@
 //! Invariants: a JSON answer is one JSON value however it ends; an answer of audio is never ended properly if a sample
 //! is missing.
 
+use crate::auth::Principal;
 use crate::id::SessionId;
 use crate::reason::{Fault, Reason};
 use crate::server::connection::Manners;
@@ -17,6 +18,7 @@ use crate::wire::message::{Encoding, ServerMessage, StreamParams};
 use crate::wire::pcm;
 use crate::wire::wav::{self, Decoder, HeadReader, Layout};
 use serde_json::json;
+use std::sync::Arc;
 
 /// Parameters of the query, as listed to people.
 const NAMES: [&str; 6] = ["encoding", "sample_rate", "channels", "timing", "tag", "output"];
@@ -34,6 +36,8 @@ pub struct Upload {
     pub since: Instant,
     /// Its name.
     pub request_id: String,
+    /// Who sent it.
+    pub principal: Arc<Principal>,
     /// How the answer is written.
     pub manners: Manners,
     /// Whether the client speaks HTTP/1.0, which has no chunks.

@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("config", 0),
     ("wire", 1),
     ("model", 1),
+    ("auth", 2),
     ("batch", 2),
     ("server", 3),
     ("driver", 4),
