@@ -48,7 +48,7 @@ impl Sub for Instant {
 pub struct Now {
     /// Monotonic: for every interval, deadline and time-out.
     pub instant: Instant,
-    /// Wall clock, milliseconds since 1970 (UTC): only to be shown, never to be compared.
+    /// Wall clock, milliseconds since 1970 (UTC): to be shown, and held against the times that stand in credentials.
     pub unix_ms: u64,
 }
 

@@ -152,6 +152,32 @@ def idle(bench: Bench) -> list[Check]:
     ]
 
 
+def credentials(bench: Bench) -> list[Check]:
+    """200 clients that come at once, each with a JSON Web Token, by a shared secret and by a public key."""
+    clients = 50 if bench.quick else 200
+    folder = bench.work / "credentials"
+    folder.mkdir(exist_ok=True)
+    keys = DENSE.parents[1] / "keys"
+    (folder / "secret").write_text("0123456789abcdef0123456789abcdef")
+    (folder / "credentials.toml").write_text(
+        '[[jwt]]\nid = "shared"\nalgorithm = "HS256"\nsecret_file = "secret"\nscopes = ["stream"]\n'
+        f'[[jwt]]\nid = "public"\nalgorithm = "ES256"\npublic_key_file = "{keys}/es256.pub.pem"\nscopes = ["stream"]\n'
+    )
+    keys_of = {"HS256": ["--secret-file", folder / "secret"], "ES256": ["--private-key-file", keys / "es256.pem"]}
+    checks = []
+    with bench.server("credentials", "--credentials-file", folder / "credentials.toml") as server:
+        for algorithm, key in keys_of.items():
+            token = bench.run("token", "jwt", "--algorithm", algorithm, "--subject", "alice", *key).strip()
+            name = f"credentials {algorithm}"
+            report = server.load(f"credentials-{algorithm}", "/v1/stream", "-c", clients, "-d", "1s", "--token", token)
+            p99 = report["connections"]["latency_ms"]["p99"]
+            checks += [
+                all_answered(name, report),
+                Check(name, f"{clients} at once, set-up p99 < 100 ms", f"{p99:.2f} ms", p99 < 100, Kind.TIME),
+            ]
+    return checks
+
+
 def start(bench: Bench) -> list[Check]:
     """From exec to the first answered request."""
     rounds = 3 if bench.quick else 20
@@ -198,4 +224,4 @@ def is_ready(port: int) -> bool:
         connection.close()
 
 
-SCENARIOS = {run.__name__: run for run in [requests, users, hour, ramps, streams, idle, start]}
+SCENARIOS = {run.__name__: run for run in [requests, users, hour, ramps, streams, idle, credentials, start]}

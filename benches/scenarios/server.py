@@ -125,6 +125,14 @@ class Bench:
             process = subprocess.Popen([str(part) for part in command], env={}, stdout=out, stderr=out, cwd=self.work)
         return process, log
 
+    def run(self, *command: object) -> str:
+        """What a command of the binary prints."""
+        words = [str(part) for part in (self.binary, *command)]
+        done = subprocess.run(words, env={}, capture_output=True, text=True, timeout=LOAD_TIMEOUT_S)
+        if done.returncode != 0:
+            raise Failed(f"{' '.join(words[:3])} said: {done.stderr.strip()}")
+        return done.stdout
+
     @contextmanager
     def server(self, name: str, *options: object) -> Iterator[Server]:
         """A server that listens; it must end well when asked to."""

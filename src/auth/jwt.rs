@@ -70,7 +70,7 @@ enum Words {
 pub(super) fn verify(keys: &[TokenKey], token: &str, now_unix_ms: u64) -> Result<Principal, Fault> {
     let header = jsonwebtoken::decode_header(token)
         .map_err(|_| refuse("it is no signed JSON Web Token, or by an algorithm that is not taken"))?;
-    if header.extras.inner().contains_key("crit") {
+    if header.crit.is_some() {
         return Err(refuse("it has critical extensions, of which none is understood"));
     }
     let named = |key: &&TokenKey| match (&header.kid, &key.name) {

@@ -142,6 +142,14 @@ impl Keyring {
         Keyring::parse(&text, &sources).map_err(|problem| format!("{}: {problem}", path.display()))
     }
 
+    /// The text of such a file. Paths in it are relative to the working directory.
+    ///
+    /// # Errors
+    /// As [`Keyring::load`].
+    pub fn of_text(text: &str) -> Result<Keyring, String> {
+        Keyring::parse(text, &Sources { folder: Path::new("."), variable: &|name| std::env::var(name).ok() })
+    }
+
     fn parse(text: &str, sources: &Sources<'_>) -> Result<Keyring, String> {
         crypto::install();
         // The error of the library shows the line, which may hold a secret that was written into the wrong place.

@@ -100,6 +100,27 @@ fn given(matches: &ArgMatches, setting: &Setting) -> Option<(String, String)> {
     matches.get_one::<String>(setting.name).map(|value| (setting.name.to_owned(), value.clone()))
 }
 
+/// The variable that has a client's credentials, if no flag does: a command line can be seen by others.
+pub(super) const TOKEN_VARIABLE: &str = "SUZU_TOKEN";
+
+/// The flag that gives a client's credentials.
+pub(super) fn token() -> Arg {
+    Arg::new("token")
+        .long("token")
+        .value_name("TOKEN")
+        .help(format!("The token or key to show to the server; better set {TOKEN_VARIABLE}"))
+}
+
+/// The header field that shows a client's credentials, if it was given some.
+pub(super) fn authorization(matches: &ArgMatches, variables: &Variables) -> Option<(String, String)> {
+    let of_variable = || {
+        let found = variables.iter().find(|(name, value)| name == TOKEN_VARIABLE && !value.is_empty());
+        found.map(|(_, value)| value.to_string_lossy().into_owned())
+    };
+    let token = matches.get_one::<String>("token").cloned().or_else(of_variable)?;
+    Some(("Authorization".into(), format!("Bearer {}", token.trim())))
+}
+
 /// What was given as `--NAME NAME=VALUE`, in its order.
 pub(super) fn pairs(matches: &ArgMatches, name: &str) -> Result<Vec<(String, String)>, Error> {
     let pairs = matches.get_many::<String>(name).into_iter().flatten();

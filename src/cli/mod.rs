@@ -1,4 +1,5 @@
-//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu load`, `suzu tune`, `suzu models`, `suzu check`.
+//! The command line: `suzu`, `suzu serve`, `suzu stream`, `suzu load`, `suzu tune`, `suzu models`, `suzu token`,
+//! `suzu check`.
 //!
 //! Parses arguments, calls one command and turns its result into an exit code. The logger is set beneath [`run`] by
 //! `serve`, the signals by `serve` and `stream`, and by nothing else, so whoever uses the library gets neither.
@@ -13,6 +14,7 @@ mod logs;
 mod models;
 mod serve;
 mod stream;
+mod token;
 #[cfg(feature = "tools")]
 mod tune;
 
@@ -107,7 +109,8 @@ fn dispatch(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
         Some(("load", matches)) => load::run(matches, variables),
         #[cfg(feature = "tools")]
         Some(("tune", matches)) => tune::run(matches, variables),
-        Some(("stream", matches)) => stream::run(matches),
+        Some(("stream", matches)) => stream::run(matches, variables),
+        Some(("token", matches)) => token::run(matches),
         Some((other, _)) => Err(Error::usage(format!("no command `{other}`; see `suzu --help`"))),
     }
 }
@@ -117,9 +120,10 @@ Without a command, `suzu` serves, and takes the options of `suzu serve`.
 
 Examples:
   suzu                                        serve on 127.0.0.1:8080
-  suzu serve --host 0.0.0.0 --port 9000       serve to everyone
+  suzu serve --port 9000                      serve on another port
   suzu check --config suzu.toml               say what is wrong with a configuration
   suzu models                                 list the models
+  suzu token key --id kiosk                   make a key for a client
   suzu stream speech.wav --model denoise --out clean.wav";
 
 /// The same for what the small build leaves out.
@@ -142,7 +146,7 @@ fn command() -> Command {
         .subcommand(stream::command());
     #[cfg(feature = "tools")]
     let command = command.subcommand(load::command()).subcommand(tune::command());
-    command.subcommand(models::command()).subcommand(check::command())
+    command.subcommand(models::command()).subcommand(token::command()).subcommand(check::command())
 }
 
 /// Prints to standard output. That nobody reads on (`suzu check | head`) is no failure.

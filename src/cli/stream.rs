@@ -8,7 +8,7 @@ mod report;
 mod session;
 pub(super) mod wav;
 
-use super::{Error, args};
+use super::{Error, Variables, args};
 use crate::client::{self, Options, Received, Retry, Stream};
 use crate::wire::message::{Begin, Encoding, Framing, Overflow, ServerMessage, StreamParams};
 use crate::wire::pcm::AUDIO_HEADER_BYTES;
@@ -73,8 +73,9 @@ fn what() -> [Arg; 5] {
     ]
 }
 
-fn how() -> [Arg; 4] {
+fn how() -> [Arg; 5] {
     [
+        args::token(),
         Arg::new("speed")
             .long("speed")
             .value_name("FACTOR")
@@ -132,7 +133,7 @@ fn given<'m, T: Clone + Send + Sync + 'static>(matches: &'m ArgMatches, name: &s
 }
 
 /// Streams, and succeeds only if the server accounts for every sample.
-pub(super) fn run(matches: &ArgMatches) -> Result<(), Error> {
+pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Error> {
     let path: &PathBuf = given(matches, "file");
     let out: Option<&PathBuf> = matches.get_one("out");
     if out.is_some_and(|out| same_file(path, out)) {
@@ -141,7 +142,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Error> {
     let source = open(path)?;
     let params = params(matches, &source)?;
     let url: &String = given(matches, "url");
-    let options = Options { params, ..Options::default() };
+    let headers = args::authorization(matches, variables).into_iter().collect();
+    let options = Options { params, headers, ..Options::default() };
     let mut stream = connect(url, &options, matches).map_err(|error| refused(&error, url))?;
     let (begin, text) = receive_begin(&mut stream)?;
 

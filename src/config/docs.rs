@@ -19,7 +19,7 @@ Without any configuration Suzu listens on 127.0.0.1:8080. Every setting has one 
 A place higher in this table beats the ones below it, and each beats the default. The file is TOML without sections:
 
 ```toml
-host = "0.0.0.0"
+host = "::1"
 port = 9000
 queue_delay_max = "5ms"
 memory_max = "1GiB"

@@ -192,7 +192,7 @@ mod tests {
         for setting in SETTINGS {
             let other = match setting.range {
                 Some((min, max)) => [min, max].into_iter().find(|end| *end != setting.default).unwrap(),
-                None => ["json", "debug", "onnxruntime", "elsewhere"]
+                None => ["json", "debug", "onnxruntime", "anywhere", "elsewhere"]
                     .into_iter()
                     .find(|word| (setting.set)(&mut Config::default(), word).is_ok())
                     .unwrap(),

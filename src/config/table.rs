@@ -142,15 +142,15 @@ settings! {
 
         /// WebSockets of one principal at a time; 0: no limit.
         principal_connections_max: u32 = Number("0", "0" ..= "1000000"), unit "connections",
-            why "As for requests.";
+            why "A service with many users knows how many devices one of them has.";
 
         /// Streams of one principal at a time; 0: no limit.
         principal_sessions_max: u32 = Number("0", "0" ..= "1000000"), unit "sessions",
-            why "As for requests.";
+            why "A service with many users knows how many streams one of them needs.";
 
         /// Seconds of audio in a second of one principal, all its streams together; 0: no limit. Ten seconds at once.
         principal_audio_per_second_max: u32 = Number("0", "0" ..= "1000000"), unit "seconds",
-            why "As for requests. A live stream sends one second in a second.";
+            why "A live stream sends one second in a second; whoever sends recordings wants more.";
 
         /// Requests in a second from one address; 0: no limit. Twice as many at once.
         address_requests_per_second_max: u32 = Number("0", "0" ..= "1000000"), unit "requests",
@@ -158,15 +158,15 @@ settings! {
 
         /// Connections from one address at a time; 0: no limit. Trusted proxies are not counted.
         address_connections_max: u32 = Number("0", "0" ..= "1000000"), unit "connections",
-            why "As for requests.";
+            why "Behind one address there may be one device or a whole office.";
 
         /// Wrong credentials in a minute from one address, after which it waits; 0: no limit.
         address_failures_max: u32 = Number("20", "0" ..= "1000000"), unit "failures",
             why "A person mistypes a few times; a program that guesses gets nowhere.";
 
-        /// Principals and addresses whose use is remembered; beyond that newcomers share one place.
+        /// Principals, and as many addresses, whose use is remembered; beyond that those who used least are forgotten.
         limiters_max: usize = Number("10000", "16" ..= "10000000"), unit "entries",
-            why "A flood of addresses must not take memory; each is forgotten when its buckets are full again.";
+            why "A flood of addresses must not take memory, nor the places of those who guess.";
     }
 
     "HTTP" {

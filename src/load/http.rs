@@ -37,7 +37,7 @@ pub(super) fn encode(target: &Target, request: &Request) -> Arc<[u8]> {
     let method = if request.method.is_empty() { "GET" } else { &request.method };
     let mut text =
         format!("{method} {} HTTP/1.1\r\nHost: {}\r\n", target.path_and_query(), target.url.authority());
-    for (name, value) in &request.headers {
+    for (name, value) in request.headers.iter().chain(&target.headers) {
         text.push_str(&format!("{name}: {value}\r\n"));
     }
     if !request.body.is_empty() || method != "GET" {

@@ -72,7 +72,7 @@ impl Talk {
     pub(super) fn greet(&mut self, plan: &Plan, out: &mut Vec<u8>) -> Result<(), String> {
         let Talk::WebSocket(socket) = self else { return Ok(()) };
         let Stage::Upgrading { key, .. } = &socket.stage else { return Ok(()) };
-        let mut options = Options::default();
+        let mut options = Options { headers: plan.target.headers.clone(), ..Options::default() };
         if let Over::Stream(_) = socket.over {
             options.params = plan.audio.params.clone();
         }

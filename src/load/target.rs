@@ -13,6 +13,8 @@ pub struct Target {
     pub address: SocketAddr,
     /// What is asked.
     pub ask: Ask,
+    /// Header fields of each request and of each WebSocket's handshake, such as credentials.
+    pub headers: Vec<(String, String)>,
 }
 
 /// What is asked on each connection.
@@ -77,7 +79,7 @@ impl Target {
         })?;
         let address =
             addresses.next().ok_or_else(|| Error::Plan(format!("{} has no address", url.authority())))?;
-        Ok(Target { url, address, ask })
+        Ok(Target { url, address, ask, headers: Vec::new() })
     }
 
     /// Path and query as they stand in a request.

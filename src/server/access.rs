@@ -146,7 +146,7 @@ impl Access {
         let guessed = matches!(&outcome, Err(fault) if fault.reason == Reason::Unauthorized);
         if guessed && let Some(rate) = per_minute(config.address_failures_max) {
             // That it fits was seen before.
-            let _ = self.addresses.of(&address, now.instant)[FAILURES].take(rate, 1.0, now.instant);
+            let _ = self.addresses.of(&address)[FAILURES].take(rate, 1.0, now.instant);
         }
         outcome?.ok_or_else(|| {
             let message = "credentials are missing; send `Authorization: Bearer <token or key>`";
@@ -156,7 +156,7 @@ impl Access {
 
     fn check_failures(&mut self, config: &Config, address: IpAddr, now: Instant) -> Result<(), Fault> {
         let Some(rate) = per_minute(config.address_failures_max) else { return Ok(()) };
-        let mut failures = self.addresses.of(&address, now)[FAILURES];
+        let mut failures = self.addresses.peek(&address)[FAILURES];
         failures.take(rate, 1.0, now).map(drop).map_err(|wait| {
             let message = "too many wrong credentials came from this address; wait";
             Fault::new(Reason::RateLimited, message).after(wait)
@@ -218,12 +218,12 @@ impl Access {
             Fault::new(Reason::RateLimited, message).after(wait)
         };
         if let Some(rate) = per_second(config.address_requests_per_second_max) {
-            let bucket = &mut self.addresses.of(&group(address), now)[REQUESTS];
+            let bucket = &mut self.addresses.of(&group(address))[REQUESTS];
             bucket.take(rate, 1.0, now).map_err(|wait| refuse("this address", wait))?;
         }
         let limit = principal.allowance.requests_per_second.unwrap_or(config.requests_per_second_max);
         let Some(rate) = per_second(limit).filter(|_| self.closed) else { return Ok(None) };
-        let bucket = &mut self.principals.of(&principal.user, now)[REQUESTS];
+        let bucket = &mut self.principals.of(&principal.user)[REQUESTS];
         let level = bucket.take(rate, 1.0, now).map_err(|wait| refuse("this user", wait))?;
         Ok(Some(Budget { rate, level }))
     }
@@ -244,7 +244,7 @@ impl Access {
             return Ok(());
         }
         let rate = Rate { per_second: f64::from(limit), burst: AUDIO_BURST_S * f64::from(limit) };
-        let bucket = &mut self.principals.of(&principal.user, now)[AUDIO];
+        let bucket = &mut self.principals.of(&principal.user)[AUDIO];
         bucket.take(rate, seconds, now).map(drop).map_err(|wait| {
             let message = format!("this user sends more than {limit} seconds of audio in a second");
             Fault::new(Reason::RateLimited, message).after(wait)

@@ -2,10 +2,12 @@
 //!
 //! A bucket is one instant, the *theoretical arrival time* of the generic cell rate algorithm (ITU-T I.371, annex A): what is
 //! taken moves it ahead, time catches up with it, and it may be ahead by the burst at most. Who has used nothing of late has
-//! an entry that says nothing, so forgetting it changes nothing: that is how the table stays bounded.
+//! an entry that says nothing, so forgetting it changes nothing, and forgetting who used little changes little: that is how the
+//! table stays bounded.
 
 use crate::time::Instant;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::time::Duration;
 
 /// A rate: so much in a second on average, and so much at once.
@@ -53,41 +55,39 @@ impl Bucket {
         let full_in = self.full_at.max(now) - now;
         Level { remaining: rate.burst - full_in.as_secs_f64() * rate.per_second, full_in }
     }
-
-    /// Whether nothing is missing, so that it need not be kept.
-    fn is_full(&self, now: Instant) -> bool {
-        self.full_at <= now
-    }
 }
+
+/// Entries that are looked at to find one to forget.
+const LOOKED_AT: usize = 8;
 
 /// Buckets of many, at most so many; `N` buckets for each.
+///
+/// When the table is full, a newcomer takes the place of one of the next few entries: of the one that will soonest say nothing.
+/// So a flood of newcomers finds places, mostly those of its own kind, and those who have used much are remembered longest.
 pub struct Limiters<K, const N: usize> {
     entries: BTreeMap<K, [Bucket; N]>,
-    /// What those have together who found no place.
-    shared: [Bucket; N],
     max: usize,
-    /// When full entries were last looked for in vain: not for each newcomer of a flood.
-    swept: Option<Instant>,
+    /// The last that was looked at.
+    cursor: Option<K>,
 }
-
-/// How often a full table is looked through for entries that say nothing any more.
-const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 
 impl<K: Ord + Clone, const N: usize> Limiters<K, N> {
     /// A table of at most `max` entries.
     pub fn new(max: usize) -> Self {
-        Self { entries: BTreeMap::new(), shared: [Bucket::default(); N], max, swept: None }
+        Self { entries: BTreeMap::new(), max, cursor: None }
     }
 
-    /// The buckets of that one; the shared ones if the table is full.
-    pub fn of(&mut self, key: &K, now: Instant) -> &mut [Bucket; N] {
+    /// The buckets of that one.
+    pub fn of(&mut self, key: &K) -> &mut [Bucket; N] {
         if !self.entries.contains_key(key) && self.entries.len() >= self.max {
-            self.sweep(now);
-            if self.entries.len() >= self.max {
-                return &mut self.shared;
-            }
+            self.forget_one();
         }
         self.entries.entry(key.clone()).or_insert([Bucket::default(); N])
+    }
+
+    /// What is kept of that one, without keeping anything.
+    pub fn peek(&self, key: &K) -> [Bucket; N] {
+        self.entries.get(key).copied().unwrap_or([Bucket::default(); N])
     }
 
     /// Entries that are kept.
@@ -95,10 +95,17 @@ impl<K: Ord + Clone, const N: usize> Limiters<K, N> {
         self.entries.len()
     }
 
-    fn sweep(&mut self, now: Instant) {
-        if self.swept.is_none_or(|swept| now >= swept + SWEEP_PAUSE) {
-            self.entries.retain(|_, buckets| !buckets.iter().all(|bucket| bucket.is_full(now)));
-            self.swept = Some(now);
+    fn forget_one(&mut self) {
+        let after = self.cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = self.entries.range((after, Bound::Unbounded));
+        let next: Vec<_> = behind.chain(&self.entries).take(LOOKED_AT).collect();
+        let full_at = |buckets: &[Bucket; N]| buckets.iter().map(|bucket| bucket.full_at).max();
+        let least = next.iter().min_by_key(|(_, buckets)| full_at(buckets));
+        let (least, last) =
+            (least.map(|(key, _)| (*key).clone()), next.last().map(|(key, _)| (*key).clone()));
+        self.cursor = last;
+        if let Some(least) = least {
+            self.entries.remove(&least);
         }
     }
 }
@@ -155,18 +162,16 @@ mod tests {
     }
 
     #[test]
-    fn a_table_that_is_full_forgets_those_who_used_nothing_of_late() {
+    fn a_table_that_is_full_forgets_those_who_used_least() {
         let mut limiters: Limiters<u32, 1> = Limiters::new(100);
-        for key in 0..100 {
-            limiters.of(&key, at(0))[0].take(TEN, 20.0, at(0)).expect("the first use");
+        for key in 0..50 {
+            limiters.of(&key)[0].take(TEN, 20.0, at(0)).expect("the first use");
         }
-        for key in 100..1_000 {
-            let _ = limiters.of(&key, at(1))[0].take(TEN, 20.0, at(1));
+        for key in 1_000..10_000 {
+            limiters.of(&key)[0].take(TEN, 1.0, at(1)).expect("a newcomer has a place of its own");
+            assert!(limiters.len() <= 100);
         }
-        assert_eq!(limiters.len(), 100);
-        assert!(limiters.of(&5, at(1))[0].take(TEN, 1.0, at(1)).is_err(), "who had all is remembered");
-        assert!(limiters.of(&5_000, at(1))[0].take(TEN, 1.0, at(1)).is_err(), "newcomers share a place");
-        assert!(limiters.of(&5_000, at(2_500))[0].take(TEN, 1.0, at(2_500)).is_ok());
-        assert_eq!(limiters.len(), 1);
+        let remembered = (0..50).filter(|key| limiters.peek(key)[0].take(TEN, 1.0, at(1)).is_err()).count();
+        assert!(remembered >= 45, "who had all is remembered: {remembered}");
     }
 }

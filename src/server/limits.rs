@@ -48,6 +48,10 @@ pub struct MemoryBound {
 const PROGRAM_BYTES: u64 = 12 << 20;
 /// The event loop's receive area and its lists of sockets.
 const LOOP_BYTES: u64 = 1 << 20;
+/// Buckets of a principal or an address with their place in the table, and the longest name.
+const LIMITER_BYTES: usize = 256;
+/// A signature that is remembered, with its place.
+const ONCE_BYTES: usize = 160;
 /// A worker's stack as far as it is touched.
 const STACK_BYTES: usize = 1 << 20;
 /// What the driver holds for a socket.
@@ -124,6 +128,10 @@ pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served
     let mut line = |name: &str, bytes: usize| lines.push((name.to_owned(), bytes as u64));
     line("program", PROGRAM_BYTES as usize);
     line("event loop", LOOP_BYTES as usize);
+    line(
+        "limiters_max, signed_requests_max",
+        config.limiters_max * 2 * LIMITER_BYTES + config.signed_requests_max * ONCE_BYTES,
+    );
     line("connections_max x connection", connections * (size_of::<Connection>() + SOCKET_BYTES));
     line(
         "sessions_max x (session + model state)",

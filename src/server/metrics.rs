@@ -102,6 +102,8 @@ pub struct Gauges {
     pub audio_bytes: usize,
     /// Bytes that the configuration allows the process to use.
     pub memory_bound_bytes: u64,
+    /// Principals and addresses whose use is remembered, and signed requests that were made.
+    pub limiters: usize,
     /// Whether newcomers are served.
     pub ready: bool,
     /// Time since the server was made.
@@ -419,6 +421,11 @@ fn register_gauges(registry: &mut Registry, gauges: &Gauges) {
     gauge("incoming_bytes", "Bytes held of what came in", gauges.incoming_bytes as f64);
     gauge("outgoing_bytes", "Bytes held of what goes out", gauges.outgoing_bytes as f64);
     gauge("audio_bytes", "Bytes held of audio", gauges.audio_bytes as f64);
+    gauge(
+        "limiters",
+        "Principals, addresses and signed requests that are remembered",
+        gauges.limiters as f64,
+    );
     gauge("memory_bound_bytes", "Memory that the configuration allows", gauges.memory_bound_bytes as f64);
     gauge("ready", "1 if newcomers are served", f64::from(u8::from(gauges.ready)));
     gauge("uptime_seconds", "Time since the server began", gauges.uptime.as_secs_f64());

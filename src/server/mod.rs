@@ -387,6 +387,7 @@ impl Server {
             outgoing_bytes: self.budgets.outgoing,
             audio_bytes: self.budgets.audio,
             memory_bound_bytes: self.bound.total(),
+            limiters: self.access.remembered(),
             ready: self.is_ready(),
             uptime: self.now.instant - self.began,
             process: self.process,

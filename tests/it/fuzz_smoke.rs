@@ -14,6 +14,10 @@ const INPUT_BYTES_MAX: usize = 2048;
 /// Pieces that parsers know, so that mutation meets their branches.
 const WORDS: &[&[u8]] = &[
     b"\r\n",
+    b"Authorization: Bearer ",
+    b"eyJhbGciOiJIUzI1NiJ9.",
+    b"?token=",
+    b"&key_id=a&expires=9&signature=",
     b"\r\n\r\n",
     b": ",
     b"HTTP/1.1",
@@ -97,6 +101,7 @@ smoke! {
     client_message: 5000;
     config_file: 1000;
     config_value: 600;
+    credentials: 2000;
     http_body: 5000;
     http_request: 2000;
     http_response: 5000;

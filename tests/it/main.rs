@@ -1,5 +1,6 @@
 //! Tests over real sockets and of the real binary, in one test binary.
 
+mod access;
 mod answer;
 mod cli;
 mod driver;

@@ -89,7 +89,7 @@ pub(in crate::cli) fn connections() -> [Arg; 5] {
 }
 
 /// What is sent.
-pub(in crate::cli) fn content() -> [Arg; 11] {
+pub(in crate::cli) fn content() -> [Arg; 12] {
     let group = |arg: Arg| arg.help_heading("What is sent");
     [
         option("chunk-bytes", "N", "Bytes of each message [default: 100 ms of audio, or 640]"),
@@ -101,7 +101,9 @@ pub(in crate::cli) fn content() -> [Arg; 11] {
         option("param", "NAME=VALUE", "Streams: another parameter, such as overflow=close")
             .action(ArgAction::Append),
         option("method", "NAME", "HTTP: the method [default: GET, or POST with a body]"),
-        option("header", "NAME=VALUE", "HTTP: a header field").action(ArgAction::Append),
+        option("header", "NAME=VALUE", "A header field of requests and of WebSockets' handshakes")
+            .action(ArgAction::Append),
+        args::token(),
         file("body", "HTTP: what is sent"),
         option("content-type", "TYPE", "HTTP: the body's type"),
         option(
@@ -269,6 +271,8 @@ fn pool(said: &Said, clients: usize) -> Result<Option<Pooling>, Error> {
 
 fn content_of(said: &Said, plan: &mut Plan) -> Result<(), Error> {
     let matches = said.matches;
+    plan.target.headers = args::pairs(matches, "header")?;
+    plan.target.headers.extend(args::authorization(matches, said.variables));
     match &mut plan.target.ask {
         Ask::Stream { heartbeat } => {
             *heartbeat = said.flag("heartbeat")?;
@@ -281,10 +285,9 @@ fn content_of(said: &Said, plan: &mut Plan) -> Result<(), Error> {
         Ask::Http(request) => {
             if let Some((form, _)) = said.text("form")? {
                 let form = if form == "json" { Form::Json } else { Form::Binary };
-                *request = infer_request(&plan.target.url, form)
+                *request = infer_request(&plan.target.url, &plan.target.headers, form)
                     .map_err(|error| Error::failed(error.to_string()))?;
             }
-            request.headers.extend(args::pairs(matches, "header")?);
             if let Some(path) = matches.get_one::<PathBuf>("body") {
                 request.body = std::fs::read(path)
                     .map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))?;

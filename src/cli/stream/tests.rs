@@ -185,7 +185,7 @@ fn write_wav(path: &Path, samples: usize) -> Vec<i16> {
 fn stream(arguments: &[&str]) -> Result<(), String> {
     let arguments = ["stream", "--quiet"].iter().chain(arguments);
     let matches = command().try_get_matches_from(arguments).map_err(|error| error.to_string())?;
-    run(&matches).map_err(|error| error.to_string())
+    run(&matches, &[]).map_err(|error| error.to_string())
 }
 
 #[test]

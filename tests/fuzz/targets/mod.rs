@@ -6,6 +6,7 @@
 
 mod compress;
 mod config;
+mod credentials;
 mod http;
 mod input;
 mod message;
@@ -21,6 +22,7 @@ mod websocket;
 
 pub use compress::unpack;
 pub use config::{config_file, config_value};
+pub use credentials::credentials;
 pub use http::{http_body, http_request, http_response};
 pub use message::{client_message, server_message, stream_params};
 pub use models::manifest;
@@ -39,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("client_message", client_message),
     ("config_file", config_file),
     ("config_value", config_value),
+    ("credentials", credentials),
     ("http_body", http_body),
     ("http_request", http_request),
     ("http_response", http_response),
