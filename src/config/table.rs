@@ -85,6 +85,24 @@ settings! {
             why "One core stays free for the poll loop, which everything else waits for.";
     }
 
+    "TLS" {
+        /// File with the certificate and those above it, PEM; empty: connections are plain.
+        tls_certificate: String = MaybeText(""), unit "path",
+            why "Nobody has a certificate from the start; with one, the same port speaks only TLS.";
+
+        /// File with the certificate's private key, PEM, without a password.
+        tls_key: String = MaybeText(""), unit "path",
+            why "It belongs to the certificate: both are set, or none.";
+
+        /// Time in which the handshake of TLS must be done; it counts from the connection's start.
+        tls_handshake_timeout: Duration = Time("10s", "10ms" ..= "1h"),
+            why "Two round trips, and as patient with a bad mobile network as `head_timeout`.";
+
+        /// Bytes of records half received or half sent, of all connections; beyond it records get small, then refused.
+        tls_bytes_total_max: usize = Size("16MiB", "1MiB" ..= "64GiB"),
+            why "A thousand of the longest records; usual ones are a few KiB, and most are whole.";
+    }
+
     "Capacity" {
         /// Connections at a time, of whatever kind; more are refused with 503 and `Retry-After`.
         connections_max: usize = Number("10000", "1" ..= "1000000"), unit "connections",
