@@ -73,8 +73,13 @@ fn what() -> [Arg; 5] {
     ]
 }
 
-fn how() -> [Arg; 4] {
+fn how() -> [Arg; 5] {
     [
+        Arg::new("ca-file")
+            .long("ca-file")
+            .value_name("FILE")
+            .value_parser(ValueParser::path_buf())
+            .help("Trust the authorities in this PEM file, for a URL with wss://"),
         Arg::new("speed")
             .long("speed")
             .value_name("FACTOR")
@@ -141,7 +146,8 @@ pub(super) fn run(matches: &ArgMatches) -> Result<(), Error> {
     let source = open(path)?;
     let params = params(matches, &source)?;
     let url: &String = given(matches, "url");
-    let options = Options { params, ..Options::default() };
+    let ca_file = matches.get_one::<PathBuf>("ca-file").cloned();
+    let options = Options { params, ca_file, ..Options::default() };
     let mut stream = connect(url, &options, matches).map_err(|error| refused(&error, url))?;
     let (begin, text) = receive_begin(&mut stream)?;
 

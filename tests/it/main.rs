@@ -1,6 +1,8 @@
 //! Tests over real sockets and of the real binary, in one test binary.
 
 mod answer;
+#[cfg(feature = "tls")]
+mod bridge;
 mod cli;
 mod driver;
 mod embedding;
@@ -23,6 +25,8 @@ mod support;
 mod talks;
 mod test_models;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tools")]
 mod tune;
 mod uploads;
