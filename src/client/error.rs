@@ -66,7 +66,9 @@ impl Error {
             Error::Connect { source, .. } | Error::Io(source) => is_passing(source.kind()),
             Error::Refused { status, code, .. } => reason::refusal_is_retryable(*status, code.as_deref()),
             Error::TimedOut(_) | Error::Disconnected | Error::PoolExhausted { .. } => true,
-            Error::Url(_) | Error::Tls { .. } | Error::Protocol(_) | Error::Closed | Error::PoolClosed => false,
+            Error::Url(_) | Error::Tls { .. } | Error::Protocol(_) | Error::Closed | Error::PoolClosed => {
+                false
+            }
         }
     }
 

@@ -115,12 +115,17 @@ fn explain(error: &io::Error) -> String {
         return error.to_string();
     };
     let advice = match cause {
-        Tls::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "; if you know who issued it, give their certificate as the file of authorities (--ca-file)"
         }
         Tls::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "; use the name that is in the certificate",
+        Tls::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEnd") =>
+        {
+            "; it is the certificate of an authority, which no server may show: make one with basicConstraints=CA:FALSE"
+        }
         Tls::InvalidMessage(_) => "; does it speak TLS on that port? Without TLS the URL begins with ws://",
         _ => "",
     };

@@ -73,7 +73,9 @@ impl Config {
             }
             _ => return None,
         };
-        Some(format!("{given} = \"{path}\", but {missing} is empty: TLS needs both. Set {missing}, or neither."))
+        Some(format!(
+            "{given} = \"{path}\", but {missing} is empty: TLS needs both. Set {missing}, or neither."
+        ))
     }
 
     fn no_room_for_a_stream(&self) -> Option<String> {
@@ -144,7 +146,8 @@ mod tests {
     #[test]
     fn a_certificate_without_its_key_is_refused() {
         let config = Config { tls_certificate: "a.pem".into(), ..Config::default() };
-        let wanted = "tls_certificate = \"a.pem\", but tls_key is empty: TLS needs both. Set tls_key, or neither.";
+        let wanted =
+            "tls_certificate = \"a.pem\", but tls_key is empty: TLS needs both. Set tls_key, or neither.";
         assert_eq!(problems(&config), [wanted]);
         let config = Config { tls_key: "k.pem".into(), ..Config::default() };
         assert!(problems(&config)[0].contains("tls_certificate is empty"));

@@ -29,7 +29,14 @@ mod sockets;
 mod tls;
 mod workers;
 
+use crate::config::Config;
+
 pub use clock::Clock;
 pub use event_loop::{EventLoop, Handle};
 #[cfg(feature = "tools")]
 pub(crate) use process::raise_descriptor_limit;
+
+/// Reads what TLS needs and forgets it again: whether the files that the configuration names can be used.
+pub(crate) fn check_tls(config: &Config) -> std::io::Result<()> {
+    tls::Acceptor::open(config).map(drop)
+}

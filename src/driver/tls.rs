@@ -32,6 +32,10 @@ const OVERHEAD_BYTES: usize = 128;
 /// Room in the area that is worth a read.
 const ROOM_BYTES_MIN: usize = 4 << 10;
 
+/// What a client hears that speaks HTTP without TLS.
+const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
+    Content-Length: 50\r\n\r\nThis port speaks TLS: ask by https:// or wss://.\r\n";
+
 /// What makes new connections speak TLS.
 pub(super) struct Acceptor {
     sessions: Arc<ServerConfig>,
@@ -71,8 +75,7 @@ impl Acceptor {
             key: PathBuf::from(&config.tls_key),
             renewed: Mutex::default(),
         };
-        let sessions =
-            identity.read().map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
+        let sessions = identity.read().map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
         let common = Common { held_max: config.tls_bytes_total_max, ..Common::default() };
         Ok(Some(Self { sessions, identity: Arc::new(identity), common: Arc::new(common) }))
     }
@@ -94,7 +97,8 @@ impl Acceptor {
     /// # Errors
     /// If the settings of rustls contradict each other.
     pub(super) fn accept(&self) -> io::Result<Box<Tls>> {
-        let session = UnbufferedServerConnection::new(Arc::clone(&self.sessions)).map_err(io::Error::other)?;
+        let session =
+            UnbufferedServerConnection::new(Arc::clone(&self.sessions)).map_err(io::Error::other)?;
         Ok(Box::new(Tls {
             session,
             common: Arc::clone(&self.common),
@@ -119,7 +123,10 @@ impl Identity {
         match self.read() {
             Ok(renewed) => {
                 *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
-                log::info!("new connections get the certificate in {} as it is now", self.certificate.display());
+                log::info!(
+                    "new connections get the certificate in {} as it is now",
+                    self.certificate.display()
+                );
             }
             Err(why) => {
                 log::error!("the certificate in use stays: {why}; mend it and reload again");
@@ -129,7 +136,8 @@ impl Identity {
 
     fn read(&self) -> Result<Arc<ServerConfig>, String> {
         let of = |setting: &str, path: &Path, why: String| format!("{setting} = {path:?}: {why}");
-        let chain = read_chain(&self.certificate).map_err(|why| of("tls_certificate", &self.certificate, why))?;
+        let chain =
+            read_chain(&self.certificate).map_err(|why| of("tls_certificate", &self.certificate, why))?;
         let key = read_key(&self.key).map_err(|why| of("tls_key", &self.key, why))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let refused = |error: Error| match error {
@@ -141,7 +149,9 @@ impl Identity {
                     self.certificate.display()
                 ),
             ),
-            error => of("tls_certificate", &self.certificate, format!("cannot be used with its key: {error}")),
+            error => {
+                of("tls_certificate", &self.certificate, format!("cannot be used with its key: {error}"))
+            }
         };
         let mut sessions = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -163,7 +173,8 @@ fn read_file(path: &Path) -> Result<Vec<u8>, String> {
 
 fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain = CertificateDer::pem_slice_iter(&read_file(path)?).collect::<Result<Vec<_>, _>>();
-    let chain = chain.map_err(|error| format!("is not PEM: {error}; `openssl x509 -in FILE` shows what is wrong"))?;
+    let chain =
+        chain.map_err(|error| format!("is not PEM: {error}; `openssl x509 -in FILE` shows what is wrong"))?;
     if chain.is_empty() {
         return Err("there is no BEGIN CERTIFICATE in it; give the certificate, then those above it".into());
     }
@@ -172,9 +183,11 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     PrivateKeyDer::from_pem_slice(&read_file(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => "there is no BEGIN PRIVATE KEY in it; a key under a password must be opened \
+        pem::Error::NoItemsFound => {
+            "there is no BEGIN PRIVATE KEY in it; a key under a password must be opened \
                                      first: `openssl pkey -in FILE -out NEW`"
-            .into(),
+                .into()
+        }
         error => format!("is not PEM: {error}; `openssl pkey -in FILE -noout` shows what is wrong"),
     })
 }
@@ -269,6 +282,11 @@ impl Tls {
                     if !step.again {
                         break self.keep(&area[start..end]).err();
                     }
+                }
+                // No record begins with a letter, and every request does.
+                Err(_) if self.is_greeting() && incoming.first().is_some_and(u8::is_ascii_uppercase) => {
+                    self.sealed = PLAIN_ANSWER.to_vec();
+                    break Some("it speaks without TLS".into());
                 }
                 Err(error) => {
                     self.seal_alert(incoming);

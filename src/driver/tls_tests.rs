@@ -38,11 +38,7 @@ impl Made {
     }
 
     fn config(&self) -> Config {
-        Config {
-            tls_certificate: self.path("chain.pem"),
-            tls_key: self.path("key.pem"),
-            ..Config::default()
-        }
+        Config { tls_certificate: self.path("chain.pem"), tls_key: self.path("key.pem"), ..Config::default() }
     }
 
     fn acceptor(&self) -> Acceptor {
@@ -280,7 +276,7 @@ fn our_goodbye_reaches_the_peer() {
 #[test]
 fn what_is_no_tls_is_a_fault_and_an_alert_waits() {
     let mut pair = Pair::new(false);
-    pair.up = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    pair.up = b"SSH-2.0-x\r\n".map(|byte| byte | 0x20).to_vec();
     pair.to_server(usize::MAX);
     assert!(pair.fault.is_some());
     // An alert: 21, a version, two bytes, of which the first says that it is fatal.
@@ -289,6 +285,18 @@ fn what_is_no_tls_is_a_fault_and_an_alert_waits() {
     let Pair { acceptor, server, .. } = pair;
     drop(server);
     assert_eq!(acceptor.handshakes(), (0, 1));
+}
+
+#[test]
+fn who_speaks_without_tls_is_told() {
+    let mut pair = Pair::new(false);
+    pair.up = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    pair.to_server(usize::MAX);
+    assert!(pair.fault.is_some());
+    let answer = std::str::from_utf8(pair.server.unsent()).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(head.starts_with("HTTP/1.1 400 ") && body.contains("https://"), "{answer}");
+    assert!(head.ends_with(&format!("Content-Length: {}", body.len())), "{answer}");
 }
 
 #[test]

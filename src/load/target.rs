@@ -62,7 +62,8 @@ impl Target {
         };
         let mut url = Url::parse(&as_stream).map_err(|error| plan(&error))?;
         if url.tls {
-            let text = format!("{text:?} asks for TLS, which the generator does not speak; load the plain port");
+            let text =
+                format!("{text:?} asks for TLS, which the generator does not speak; load the plain port");
             return Err(Error::Plan(text));
         }
         let ask = match scheme.as_str() {

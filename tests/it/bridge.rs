@@ -1,19 +1,22 @@
 //! Certificates made for a test, and a bridge by which clients without TLS reach a server with it.
 //!
-//! With `SUZU_TEST_TLS=1` in the environment every [`crate::support::TestServer`] stands behind such a bridge, so that
-//! the tests of everything else are tests of TLS too: `SUZU_TEST_TLS=1 cargo test --test it`. Those that watch the
+//! With `TEST_TLS=1` in the environment every [`crate::support::TestServer`] stands behind such a bridge, so that
+//! the tests of everything else are tests of TLS too: `TEST_TLS=1 cargo test --test it`. Those that watch the
 //! buffers of the kernel, descriptors or resets see the bridge's and may fail then.
 
 use crate::support::DEADLINE;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use suzu::config::Config;
+
+static AUTHORITIES: AtomicUsize = AtomicUsize::new(1);
 
 /// A stream that speaks TLS.
 pub type TlsStream = StreamOwned<ClientConnection, TcpStream>;
@@ -36,6 +39,9 @@ impl Certificates {
     pub fn replace(&mut self) {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // No two of the same name, or a certificate seems to be of another's making with a wrong signature.
+        let number = AUTHORITIES.fetch_add(1, Ordering::Relaxed);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {number}"));
         let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();

@@ -45,7 +45,7 @@ impl TestServer {
     /// Panics with the server's own words if it does not start.
     pub fn start_with(config: Config, models: Registry) -> Self {
         #[cfg(feature = "tls")]
-        if std::env::var_os("SUZU_TEST_TLS").is_some() {
+        if std::env::var_os("TEST_TLS").is_some() {
             let certificates = crate::bridge::Certificates::new();
             let mut server = Self::start_bare(certificates.on(config), models);
             server.addr = certificates.bridge(server.addr);
