@@ -98,9 +98,9 @@ settings! {
         tls_handshake_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "Two round trips, and as patient with a bad mobile network as `head_timeout`.";
 
-        /// Bytes of records half received or half sent, of all connections; beyond it records get small, then refused.
-        tls_bytes_total_max: usize = Size("16MiB", "1MiB" ..= "64GiB"),
-            why "A thousand of the longest records; usual ones are a few KiB, and most are whole.";
+        /// Bytes of records half received, and of those half sent; beyond it the rest stays with the kernel.
+        tls_bytes_total_max: usize = Size("2MiB", "256KiB" ..= "64GiB"),
+            why "A hundred of the longest records each way; usual ones are a few KiB, and most come and go whole.";
     }
 
     "Capacity" {

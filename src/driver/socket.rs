@@ -183,7 +183,15 @@ impl Socket {
         if tls.is_finished() {
             return self.end();
         }
-        let Some(room) = tls.room(area) else { return Arrival::Nothing };
+        let Some(mut room) = tls.room(area) else { return Arrival::Nothing };
+        // Once the peer finished sending, nothing becomes whole any more.
+        if tls.is_scarce() && !self.read_closed {
+            room = self.whole(tls, room);
+            if room.is_empty() {
+                self.read_ready = false;
+                return Arrival::Nothing;
+            }
+        }
         let count = match self.read_plain(room) {
             Arrival::Bytes(count) => count,
             // Nobody who is half through the handshake waits for an answer.
@@ -202,6 +210,18 @@ impl Socket {
             0 if tls.is_finished() => self.end(),
             0 => Arrival::Nothing,
             bytes => Arrival::Bytes(bytes),
+        }
+    }
+
+    /// So much of the room as the kernel has whole records for. If there is none, an edge tells of what comes next.
+    fn whole<'a>(&mut self, tls: &Tls, room: &'a mut [u8]) -> &'a mut [u8] {
+        match retry(|| self.stream.peek(room)) {
+            Ok(count) if count > 0 => {
+                let whole = tls.whole(&room[..count]);
+                &mut room[..whole]
+            }
+            // Reading tells what it is.
+            _ => room,
         }
     }
 

@@ -6,8 +6,8 @@
 //!
 //! Invariants: no plaintext stays behind in here, in neither direction. Whatever a read brought is decrypted into the
 //! loop's receive area at once; bytes of the core are told as sent when the record around them is with the kernel, so
-//! closing never loses one. An idle connection holds no buffer. What all connections hold together has a limit
-//! (`tls_bytes_total_max`).
+//! closing never loses one. An idle connection holds no buffer. What all connections hold together has a limit, each way
+//! ([`Common`]); nobody is cut off for what others hold.
 
 use crate::config::Config;
 use rustls::pki_types::pem::{self, PemObject};
@@ -22,11 +22,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The longest record, with its head (RFC 8446 and, for older peers, RFC 5246).
-const RECORD_BYTES_MAX: usize = 5 + (16 << 10) + 2048;
+const RECORD_BYTES_MAX: usize = HEAD_BYTES + (16 << 10) + 2048;
 /// The most plaintext that goes into one record.
 const PIECE_BYTES: usize = 16 << 10;
 /// The same while all connections together hold too much: each goes on, in small steps.
-const PIECE_BYTES_SCARCE: usize = 1 << 10;
+const PIECE_BYTES_SCARCE: usize = 256;
+/// The head of a record: its type, a version, and the length of the rest.
+const HEAD_BYTES: usize = 5;
 /// What a record is longer than its plaintext, generously; a key update may go along.
 const OVERHEAD_BYTES: usize = 128;
 /// Room in the area that is worth a read.
@@ -54,8 +56,11 @@ pub(super) struct Identity {
 /// What all connections share.
 #[derive(Debug, Default)]
 struct Common {
-    /// Bytes of records that are half received or half sent.
-    held: AtomicUsize,
+    /// Bytes of records that are half received. Near the limit the rest of them stays with the kernel until they are whole.
+    partial: AtomicUsize,
+    /// Bytes of records that are half sent. Beyond the limit records get small.
+    sealed: AtomicUsize,
+    /// For each of the two: `tls_bytes_total_max`.
     held_max: usize,
     greeted: AtomicU64,
     failed: AtomicU64,
@@ -106,7 +111,7 @@ impl Acceptor {
             sealed: Vec::new(),
             written: 0,
             taken: 0,
-            held: 0,
+            counted: (0, 0),
             stage: Stage::Greeting,
         }))
     }
@@ -203,8 +208,8 @@ pub(super) struct Tls {
     written: usize,
     /// So many of the core's bytes are in `sealed`.
     taken: usize,
-    /// Bytes counted in [`Common::held`].
-    held: usize,
+    /// Bytes counted in [`Common::partial`] and [`Common::sealed`].
+    counted: (usize, usize),
     stage: Stage,
 }
 
@@ -266,6 +271,27 @@ impl Tls {
         Some(&mut area[start..])
     }
 
+    /// Whether so much is held that only whole records are to be taken in.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.common.partial.load(Relaxed) + RECORD_BYTES_MAX > self.common.held_max
+    }
+
+    /// How many of the bytes that come next belong to whole records.
+    pub(super) fn whole(&self, next: &[u8]) -> usize {
+        let held = self.partial.len();
+        let byte = |place: usize| self.partial.get(place).or_else(|| next.get(place - held)).copied();
+        let mut end = 0;
+        while let (Some(high), Some(low)) = (byte(end + 3), byte(end + 4)) {
+            let following = end + HEAD_BYTES + usize::from(u16::from_be_bytes([high, low]));
+            // Whatever is longer is no record, and is told so.
+            if following > held + next.len() && following - end <= RECORD_BYTES_MAX {
+                break;
+            }
+            end = following.min(held + next.len());
+        }
+        end.saturating_sub(held)
+    }
+
     /// Decrypts `count` bytes that were read into [`Tls::room`] to the beginning of the same area.
     ///
     /// The gap in front is one record long, and plaintext is shorter than its record, so it never catches up.
@@ -308,7 +334,7 @@ impl Tls {
     /// If the session can encrypt nothing any more.
     pub(super) fn seal(&mut self, bytes: &[u8]) -> Result<(), String> {
         debug_assert!(self.unsent().is_empty() && !self.is_greeting());
-        let scarce = self.common.held.load(Relaxed) >= self.common.held_max;
+        let scarce = self.common.sealed.load(Relaxed) + PIECE_BYTES > self.common.held_max;
         let piece = if scarce { PIECE_BYTES_SCARCE } else { PIECE_BYTES };
         let piece = &bytes[..bytes.len().min(piece)];
         self.wish(Wish::Seal(piece))?;
@@ -428,7 +454,8 @@ impl Tls {
         if rest.len() > RECORD_BYTES_MAX {
             return Err(format!("a message of the handshake is longer than {RECORD_BYTES_MAX} bytes"));
         }
-        let others = self.common.held.load(Relaxed) - self.held;
+        let others = self.common.partial.load(Relaxed) - self.counted.0;
+        // While bytes are scarce only whole records are taken in; but a message of the handshake may be cut into many.
         if !rest.is_empty() && others + rest.len() > self.common.held_max {
             return Err("all connections together hold tls_bytes_total_max of half records".into());
         }
@@ -437,17 +464,20 @@ impl Tls {
     }
 
     fn count_held(&mut self) {
-        let held = self.partial.len() + self.sealed.len();
+        let now = (self.partial.len(), self.sealed.len());
         // Only the loop's thread counts; it is atomic because a loop may be made on one thread and run on another.
-        self.common.held.fetch_add(held, Relaxed);
-        self.common.held.fetch_sub(self.held, Relaxed);
-        self.held = held;
+        self.common.partial.fetch_add(now.0, Relaxed);
+        self.common.sealed.fetch_add(now.1, Relaxed);
+        self.common.partial.fetch_sub(self.counted.0, Relaxed);
+        self.common.sealed.fetch_sub(self.counted.1, Relaxed);
+        self.counted = now;
     }
 }
 
 impl Drop for Tls {
     fn drop(&mut self) {
-        self.common.held.fetch_sub(self.held, Relaxed);
+        self.common.partial.fetch_sub(self.counted.0, Relaxed);
+        self.common.sealed.fetch_sub(self.counted.1, Relaxed);
         if self.is_greeting() {
             self.common.failed.fetch_add(1, Relaxed);
         }

@@ -166,7 +166,7 @@ impl Pair {
     }
 
     fn held(&self) -> usize {
-        self.acceptor.common.held.load(Relaxed)
+        self.acceptor.common.partial.load(Relaxed) + self.acceptor.common.sealed.load(Relaxed)
     }
 }
 
@@ -330,28 +330,81 @@ fn a_message_of_the_handshake_without_end_is_a_fault() {
     assert!(pair.fault.as_ref().is_some_and(|fault| fault.contains("longer than")), "{:?}", pair.fault);
 }
 
+/// The beginning of the longest record that there is.
+fn begun() -> Vec<u8> {
+    [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0x3f, 0xfc], &[0; 15_000]].concat()
+}
+
 #[test]
-fn all_together_hold_no_more_than_the_limit() {
+fn all_together_hold_no_more_than_the_limit_and_whole_records_pass_all_the_same() {
     let config = Config { tls_bytes_total_max: 1 << 20, ..MADE.config() };
-    let acceptor = Acceptor::open(&config).unwrap().unwrap();
-    // The beginning of the longest record that there is.
-    let begun = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0x3f, 0xfc], &[0; 15_000]].concat();
+    let mut pair = Pair::new(false);
+    pair.acceptor = Acceptor::open(&config).unwrap().unwrap();
+    pair.server = pair.acceptor.accept().unwrap();
+    let begun = begun();
     let mut area = vec![0; AREA_BYTES];
-    let mut sessions = Vec::new();
-    let refused = loop {
-        let mut server = acceptor.accept().unwrap();
-        server.room(&mut area).unwrap()[..begun.len()].copy_from_slice(&begun);
-        let opened = server.open(&mut area, begun.len());
-        if let Some(fault) = opened.fault {
-            break fault;
+    let mut others = Vec::new();
+    while !pair.server.is_scarce() {
+        let mut other = pair.acceptor.accept().unwrap();
+        other.room(&mut area).unwrap()[..begun.len()].copy_from_slice(&begun);
+        assert_eq!(other.open(&mut area, begun.len()), Opened { bytes: 0, fault: None });
+        others.push(other);
+    }
+    let held = pair.held();
+    assert!(held <= 1 << 20 && held + RECORD_BYTES_MAX > 1 << 20, "{held}");
+    assert_eq!(pair.server.whole(&begun), 0, "it stays with the kernel");
+
+    // As a socket does: what is whole is taken, the rest when it is.
+    let said = bytes(50_000, 1);
+    pair.client.writer().write_all(&said).unwrap();
+    pair.outgoing = said.clone();
+    let mut number = random(5);
+    while pair.heard_by_server.len() < said.len() || pair.sent < said.len() {
+        pair.client_writes();
+        let come = (1 + number() % 30_000).min(pair.up.len());
+        pair.to_server(pair.server.whole(&pair.up[..come]));
+        pair.from_server(usize::MAX);
+        pair.to_client(usize::MAX);
+        assert_eq!((pair.held(), &pair.fault), (held, &None));
+    }
+    pair.settle(|| usize::MAX);
+    assert!(pair.heard_by_server == said && pair.heard_by_client == said);
+    drop(others);
+    assert_eq!(pair.held(), 0);
+}
+
+#[test]
+fn records_get_small_while_many_wait_to_be_sent() {
+    let mut pair = Pair::greeted(false);
+    pair.acceptor.common.sealed.store(usize::MAX / 2, Relaxed);
+    pair.server.seal(&[7; 40_000]).unwrap();
+    assert!(pair.server.unsent().len() < PIECE_BYTES_SCARCE + OVERHEAD_BYTES);
+}
+
+#[test]
+fn what_is_whole_is_told_by_the_heads_of_records() {
+    let mut pair = Pair::greeted(false);
+    for count in [1, 100, 16_384] {
+        pair.client.writer().write_all(&vec![1; count]).unwrap();
+        pair.client_writes();
+    }
+    let up = pair.up.clone();
+    let mut ends = Vec::new();
+    for count in 0..=up.len() {
+        let whole = pair.server.whole(&up[..count]);
+        assert!(whole <= count);
+        if ends.last() != Some(&whole) {
+            ends.push(whole);
         }
-        sessions.push(server);
-        assert!(acceptor.common.held.load(Relaxed) <= 1 << 20);
-    };
-    assert!(refused.contains("tls_bytes_total_max"), "{refused}");
-    assert_eq!(sessions.len(), (1 << 20) / begun.len());
-    drop(sessions);
-    assert_eq!(acceptor.common.held.load(Relaxed), 0);
+    }
+    assert_eq!((ends.len(), ends.last()), (4, Some(&up.len())));
+    // With the beginning in hand, what is missing of it counts.
+    pair.to_server(3);
+    assert_eq!(pair.server.whole(&up[3..ends[1] - 1]), 0);
+    assert_eq!(pair.server.whole(&up[3..ends[1]]), ends[1] - 3);
+    // What is no record is taken, so that it is found out.
+    let other = pair.acceptor.accept().unwrap();
+    assert_eq!(other.whole(&[255; 100]), 100);
 }
 
 #[test]
