@@ -43,6 +43,7 @@ pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Err
     // What is wrong is the answer to the question, not a wrong question: 1, not 2.
     let resolved = loaded.map_err(|error| Error::failed(error.message))?;
     let memory = super::memory_lines(&resolved.config).map_err(|error| Error::failed(error.to_string()))?;
+    crate::driver::check_tls(&resolved.config).map_err(|error| Error::failed(error.to_string()))?;
     print(&describe(&resolved, &memory))
 }
 

@@ -21,7 +21,7 @@ Serve audio streams and requests (the default command)
 
 Listens on one port for HTTP and WebSocket.
 SIGTERM or SIGINT finishes what is in flight and exits with 0; a second one exits at once.
-SIGHUP loads the models of the folder again; streams in progress finish on theirs.";
+SIGHUP loads the models of the folder and the certificate again; what is in progress finishes on the old ones.";
 
 const EXAMPLES: &str = "\
 A flag beats its environment variable, which beats the file, which beats the default.
@@ -55,6 +55,7 @@ pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Err
 fn serve(config: Config) -> Result<(), Error> {
     let mut registry = Registry::builtin();
     let place = format!("{}:{}", config.host, config.port);
+    let scheme = if config.tls_certificate.is_empty() { "http" } else { "https" };
     let repository = repository(&config);
     if let Some(repository) = &repository {
         load_models(repository, &mut registry);
@@ -64,7 +65,7 @@ fn serve(config: Config) -> Result<(), Error> {
         .map_err(|error| cannot_listen(&place, &error))?;
     let handle = event_loop.handle();
     obey_signals(handle).map_err(|error| Error::failed(format!("cannot watch signals: {error}")))?;
-    info!("listening on http://{}", event_loop.local_addr());
+    info!("listening on {scheme}://{}", event_loop.local_addr());
     event_loop.run().map_err(|error| Error::failed(format!("the event loop cannot go on: {error}")))?;
     info!("everything is finished");
     Ok(())
@@ -134,7 +135,7 @@ fn cannot_listen(place: &str, error: &io::Error) -> Error {
     Error::failed(format!("cannot listen on {place}: {error}. What to do: {advice}."))
 }
 
-/// SIGHUP loads the models again. The first SIGTERM or SIGINT drains; the second ends the process as the signal itself
+/// SIGHUP loads the models and the certificate again. The first SIGTERM or SIGINT drains; the second ends the process as the signal itself
 /// would have.
 fn obey_signals(handle: Handle) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
@@ -143,7 +144,7 @@ fn obey_signals(handle: Handle) -> io::Result<()> {
         for signal in signals.forever() {
             let name = name_of(signal);
             if signal == SIGHUP {
-                info!("{name} came: loading the models again");
+                info!("{name} came: loading the models and the certificate again");
                 handle.reload();
             } else if draining {
                 warn!("{name} came again: ending at once");

@@ -73,9 +73,14 @@ fn what() -> [Arg; 5] {
     ]
 }
 
-fn how() -> [Arg; 5] {
+fn how() -> [Arg; 6] {
     [
         args::token(),
+        Arg::new("ca-file")
+            .long("ca-file")
+            .value_name("FILE")
+            .value_parser(ValueParser::path_buf())
+            .help("Trust the authorities in this PEM file, for a URL with wss://"),
         Arg::new("speed")
             .long("speed")
             .value_name("FACTOR")
@@ -143,7 +148,8 @@ pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Err
     let params = params(matches, &source)?;
     let url: &String = given(matches, "url");
     let headers = args::authorization(matches, variables).into_iter().collect();
-    let options = Options { params, headers, ..Options::default() };
+    let ca_file = matches.get_one::<PathBuf>("ca-file").cloned();
+    let options = Options { params, headers, ca_file, ..Options::default() };
     let mut stream = connect(url, &options, matches).map_err(|error| refused(&error, url))?;
     let (begin, text) = receive_begin(&mut stream)?;
 

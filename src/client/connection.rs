@@ -47,9 +47,9 @@ impl Connection {
     /// As for [`super::Stream::connect`].
     pub fn open(url: &str, options: &Options) -> Result<Connection, Error> {
         let mut random = Random::default();
-        let (tcp, left) = handshake::connect(&Url::parse(url)?, options, &mut random)?;
+        let (pipe, left) = handshake::connect(&Url::parse(url)?, options, &mut random)?;
         let inbox = Inbox::new(left, options.message_bytes_max);
-        Ok(Connection { link: Link::new(tcp, random, Framing::Raw), inbox, ended: false })
+        Ok(Connection { link: Link::new(pipe, random, Framing::Raw), inbox, ended: false })
     }
 
     /// Sends a binary message. Waits while the server does not read.
@@ -83,7 +83,7 @@ impl Connection {
                 Step::Give(message) => return Ok(Some(message)),
                 Step::Pong(payload) => self.link.answer_ping(&payload),
                 Step::Nothing if self.inbox.is_empty() => {
-                    let result = self.inbox.fill(&self.link.tcp);
+                    let result = self.inbox.fill(&self.link.pipe);
                     self.ended = !matches!(result, Ok(()) | Err(Error::TimedOut(_)));
                     result?;
                 }
@@ -101,7 +101,7 @@ impl Connection {
         while !self.ended && self.link.is_open() {
             match self.step() {
                 Ok(Step::Pong(payload)) => self.link.answer_ping(&payload),
-                Ok(Step::Nothing) if self.inbox.is_empty() => match self.inbox.fill_now(&self.link.tcp) {
+                Ok(Step::Nothing) if self.inbox.is_empty() => match self.inbox.fill_now(&self.link.pipe) {
                     Ok(true) => {}
                     Ok(false) => return self.inbox.is_between_messages(),
                     Err(_) => self.ended = true,

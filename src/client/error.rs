@@ -18,6 +18,13 @@ pub enum Error {
         /// What the operating system said of the last address tried.
         source: io::Error,
     },
+    /// There is a connection, and TLS failed on it: a certificate that is not trusted, or a server that speaks none.
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What was wrong, and what to do.
+        why: String,
+    },
     /// The server answered and did not take the stream.
     Refused {
         /// The HTTP status.
@@ -59,7 +66,9 @@ impl Error {
             Error::Connect { source, .. } | Error::Io(source) => is_passing(source.kind()),
             Error::Refused { status, code, .. } => reason::refusal_is_retryable(*status, code.as_deref()),
             Error::TimedOut(_) | Error::Disconnected | Error::PoolExhausted { .. } => true,
-            Error::Url(_) | Error::Protocol(_) | Error::Closed | Error::PoolClosed => false,
+            Error::Url(_) | Error::Tls { .. } | Error::Protocol(_) | Error::Closed | Error::PoolClosed => {
+                false
+            }
         }
     }
 
@@ -108,6 +117,7 @@ impl fmt::Display for Error {
         match self {
             Error::Url(why) => f.write_str(why),
             Error::Connect { address, source } => write!(f, "cannot connect to {address}: {source}"),
+            Error::Tls { address, why } => write!(f, "TLS with {address} failed: {why}"),
             Error::Refused { status, code, message, retry_after } => {
                 write!(f, "the server refused the stream with HTTP {status}")?;
                 if let Some(code) = code {

@@ -1,11 +1,12 @@
 //! From a URL to an open WebSocket: connecting, asking for the upgrade, understanding the answer.
 
+use super::pipe::Pipe;
 use super::random::Random;
 use super::{Error, Options, Url};
 use crate::reason::{Fault, Reason};
 use crate::wire::http::{BodyDecoder, ResponseHead, parse_response_head};
 use crate::wire::websocket::{accept_key, client_key};
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -17,26 +18,18 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const READS_MAX: usize = 128;
 
 /// Opens the WebSocket. Gives the connection and whatever came behind the handshake.
-pub(super) fn connect(
-    url: &Url,
-    options: &Options,
-    random: &mut Random,
-) -> Result<(TcpStream, Vec<u8>), Error> {
-    let mut tcp = dial(url, options.connect_timeout)?;
-    tcp.set_nodelay(true).map_err(Error::Io)?;
-    tcp.set_read_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
-    tcp.set_write_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
+pub(super) fn connect(url: &Url, options: &Options, random: &mut Random) -> Result<(Pipe, Vec<u8>), Error> {
+    let pipe = dial(url, options)?;
     let key = client_key(random.key());
     let request = upgrade_request(url, options, &key)?;
-    tcp.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking for the stream"))?;
-    let (head, left) = read_head(&mut tcp)?;
+    pipe.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking for the stream"))?;
+    let (head, left) = read_head(&pipe)?;
     if head.status != 101 {
-        return Err(refusal(&head, &read_body(&mut tcp, &head, left)));
+        return Err(refusal(&head, &read_body(&pipe, &head, left)));
     }
     check_upgrade(&head, &key)?;
-    tcp.set_read_timeout(options.read_timeout).map_err(Error::Io)?;
-    tcp.set_write_timeout(options.write_timeout).map_err(Error::Io)?;
-    Ok((tcp, left))
+    pipe.set_timeouts(options.read_timeout, options.write_timeout).map_err(Error::Io)?;
+    Ok((pipe, left))
 }
 
 /// Asks for a path by GET, on a connection of its own, and gives the body of a good answer, up to 64 KiB of it.
@@ -44,8 +37,7 @@ pub(super) fn connect(
 /// # Errors
 /// [`Error::Refused`] for any status but 200, and what connecting and reading give.
 pub fn get(url: &Url, options: &Options) -> Result<Vec<u8>, Error> {
-    let mut tcp = dial(url, options.connect_timeout)?;
-    tcp.set_read_timeout(Some(options.connect_timeout)).map_err(Error::Io)?;
+    let pipe = dial(url, options)?;
     let mark = if url.query.is_empty() { "" } else { "?" };
     let mut request = format!(
         "GET {}{mark}{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nUser-Agent: suzu/{}\r\n",
@@ -55,20 +47,20 @@ pub fn get(url: &Url, options: &Options) -> Result<Vec<u8>, Error> {
         env!("CARGO_PKG_VERSION"),
     );
     push_headers(&mut request, &options.headers)?;
-    tcp.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking"))?;
-    let (head, left) = read_head(&mut tcp)?;
-    let body = read_body(&mut tcp, &head, left);
+    pipe.write_all(request.as_bytes()).map_err(|error| Error::from_io(error, "asking"))?;
+    let (head, left) = read_head(&pipe)?;
+    let body = read_body(&pipe, &head, left);
     if head.status == 200 { Ok(body) } else { Err(refusal(&head, &body)) }
 }
 
-/// Tries each address of the host.
-fn dial(url: &Url, timeout: Duration) -> Result<TcpStream, Error> {
+/// Tries each address of the host, and greets by TLS if the URL asks for it.
+fn dial(url: &Url, options: &Options) -> Result<Pipe, Error> {
     let failed = |source| Error::Connect { address: url.authority(), source };
     let addresses = (url.host.as_str(), url.port).to_socket_addrs().map_err(failed)?;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in addresses {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(tcp) => return Ok(tcp),
+        match TcpStream::connect_timeout(&address, options.connect_timeout) {
+            Ok(tcp) => return Pipe::open(tcp, url, options),
             Err(error) => last = error,
         }
     }
@@ -107,11 +99,11 @@ fn push_headers(request: &mut String, headers: &[(String, String)]) -> Result<()
 }
 
 /// Reads to the end of the head of the final answer. Gives it and what came behind.
-fn read_head(tcp: &mut TcpStream) -> Result<(ResponseHead, Vec<u8>), Error> {
+fn read_head(pipe: &Pipe) -> Result<(ResponseHead, Vec<u8>), Error> {
     let mut bytes = Vec::new();
     let mut chunk = [0; 4096];
     for _ in 0..READS_MAX {
-        let count = read(tcp, &mut chunk, "waiting for the server's answer")?;
+        let count = read(pipe, &mut chunk, "waiting for the server's answer")?;
         if count == 0 {
             return Err(Error::Disconnected);
         }
@@ -127,9 +119,9 @@ fn read_head(tcp: &mut TcpStream) -> Result<(ResponseHead, Vec<u8>), Error> {
     Err(Error::TimedOut("waiting for the server's answer"))
 }
 
-fn read(tcp: &mut TcpStream, buffer: &mut [u8], doing: &'static str) -> Result<usize, Error> {
+fn read(pipe: &Pipe, buffer: &mut [u8], doing: &'static str) -> Result<usize, Error> {
     loop {
-        match tcp.read(buffer) {
+        match pipe.read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result.map_err(|error| Error::from_io(error, doing)),
         }
@@ -137,7 +129,7 @@ fn read(tcp: &mut TcpStream, buffer: &mut [u8], doing: &'static str) -> Result<u
 }
 
 /// As much of a refusal's body as can be had: the status alone is an answer too.
-fn read_body(tcp: &mut TcpStream, head: &ResponseHead, left: Vec<u8>) -> Vec<u8> {
+fn read_body(pipe: &Pipe, head: &ResponseHead, left: Vec<u8>) -> Vec<u8> {
     let mut body = Vec::new();
     let mut decoder = match head.body() {
         Ok(Some(framing)) => match BodyDecoder::new(&framing, BODY_BYTES_MAX) {
@@ -160,7 +152,7 @@ fn read_body(tcp: &mut TcpStream, head: &ResponseHead, left: Vec<u8>) -> Vec<u8>
             break;
         }
         chunk.resize(4096, 0);
-        match read(tcp, &mut chunk, "reading the server's refusal") {
+        match read(pipe, &mut chunk, "reading the server's refusal") {
             Ok(count) if count > 0 => chunk.truncate(count),
             _ => break,
         }

@@ -3,12 +3,10 @@
 //! Owns the buffer and the decoder. It never sends: answering pings and closes is its caller's.
 
 use super::Error;
+use super::pipe::Pipe;
 use crate::reason::Fault;
 use crate::wire::websocket::{Decoder, Event, Role};
-use socket2::SockRef;
-use std::io::{self, Read};
-use std::mem::MaybeUninit;
-use std::net::TcpStream;
+use std::io;
 
 /// Bytes asked of the connection at a time.
 const READ_BYTES: usize = 16 * 1024;
@@ -60,25 +58,27 @@ impl Inbox {
     ///
     /// # Errors
     /// [`Error::Disconnected`] at the end, [`Error::TimedOut`], or what the operating system said.
-    pub(super) fn fill(&mut self, mut tcp: &TcpStream) -> Result<(), Error> {
+    pub(super) fn fill(&mut self, pipe: &Pipe) -> Result<(), Error> {
+        self.fill_by(|buffer| pipe.read(buffer))
+    }
+
+    /// Takes what is there without waiting. Gives whether that was anything.
+    pub(super) fn fill_now(&mut self, pipe: &Pipe) -> Result<bool, Error> {
+        match self.fill_by(|buffer| pipe.read_now(buffer)) {
+            Ok(()) => Ok(true),
+            Err(Error::TimedOut(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn fill_by(&mut self, mut read: impl FnMut(&mut [u8]) -> io::Result<usize>) -> Result<(), Error> {
         // The first buffer is what came with the handshake and may be of any size.
         if self.buffer.len() != READ_BYTES {
             self.buffer.resize(READ_BYTES, 0);
         }
         (self.start, self.end) = (0, 0);
-        self.end = uninterrupted(|| tcp.read(&mut self.buffer))?;
+        self.end = uninterrupted(|| read(&mut self.buffer))?;
         Ok(())
-    }
-
-    /// Takes what is there without waiting. Gives whether that was anything.
-    pub(super) fn fill_now(&mut self, tcp: &TcpStream) -> Result<bool, Error> {
-        let mut peeked = [MaybeUninit::uninit()];
-        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-        match uninterrupted(|| SockRef::from(tcp).recv_with_flags(&mut peeked, flags)) {
-            Ok(_) => self.fill(tcp).map(|()| true),
-            Err(Error::TimedOut(_)) => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 }
 

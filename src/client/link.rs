@@ -4,18 +4,17 @@
 //! waits, neither for the server nor for the sender ([`Link::settle`]).
 
 use super::Error;
+use super::pipe::Pipe;
 use super::random::Random;
 use crate::wire::message::{ClientMessage, Framing};
 use crate::wire::pcm::{AUDIO_HEADER_BYTES, AudioHeader, AudioKind};
 use crate::wire::websocket::{encode_binary, encode_close, encode_pong, encode_text};
-use socket2::SockRef;
-use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// One connection's way out.
 pub(super) struct Link {
-    pub(super) tcp: TcpStream,
+    pub(super) pipe: Pipe,
     writer: Mutex<Writer>,
     /// The payload of the last ping that is not answered yet. RFC 6455 lets a pong answer several pings, so one place
     /// is enough whatever the server sends.
@@ -27,8 +26,10 @@ struct Writer {
     framing: Framing,
     /// Chunks sent.
     chunks: u32,
-    /// Frames encoded, of which the first `written` bytes are out.
+    /// Frames encoded.
     frames: Vec<u8>,
+    /// The same as the connection carries them, of which the first `written` bytes are out.
+    carried: Vec<u8>,
     written: usize,
     state: State,
     scratch: Vec<u8>,
@@ -49,17 +50,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Link {
-    pub(super) fn new(tcp: TcpStream, random: Random, framing: Framing) -> Self {
+    pub(super) fn new(pipe: Pipe, random: Random, framing: Framing) -> Self {
         let writer = Writer {
             random,
             framing,
             chunks: 0,
             frames: Vec::new(),
+            carried: Vec::new(),
             written: 0,
             state: State::Open,
             scratch: Vec::new(),
         };
-        Self { tcp, writer: Mutex::new(writer), ping: Mutex::new(None) }
+        Self { pipe, writer: Mutex::new(writer), ping: Mutex::new(None) }
     }
 
     /// Sends a chunk; with `framing=seq` behind a header with its number.
@@ -108,7 +110,7 @@ impl Link {
                 return Err(Error::Closed);
             }
             push(&mut writer);
-            writer.write_all(&self.tcp)?;
+            writer.write_all(&self.pipe)?;
         }
         // A ping that came meanwhile found the writer taken and left its answer to us.
         self.settle();
@@ -132,7 +134,7 @@ impl Link {
             }
             let mask = Some(writer.random.mask());
             encode_pong(&mut writer.frames, &payload, mask);
-            writer.write_some(&self.tcp);
+            writer.write_some(&self.pipe);
         }
     }
 
@@ -140,12 +142,12 @@ impl Link {
     pub(super) fn close_now(&self, code: Option<u16>) {
         let Some(mut writer) = self.try_writer() else {
             // Somebody is sending to a server that has said its last word.
-            let _ = self.tcp.shutdown(Shutdown::Both);
+            self.pipe.cut();
             return;
         };
         if writer.state == State::Open {
             writer.push_close(code, "");
-            writer.write_some(&self.tcp);
+            writer.write_some(&self.pipe);
         }
     }
 
@@ -184,9 +186,10 @@ impl Writer {
     }
 
     /// Waits until everything is out, at most for the socket's time-out.
-    fn write_all(&mut self, mut tcp: &TcpStream) -> Result<(), Error> {
-        let result = tcp.write_all(&self.frames[self.written..]);
-        self.frames.clear();
+    fn write_all(&mut self, pipe: &Pipe) -> Result<(), Error> {
+        pipe.seal(&mut self.frames, &mut self.carried);
+        let result = pipe.write_sealed(&self.carried[self.written..]);
+        self.carried.clear();
         self.written = 0;
         result.map_err(|error| {
             self.state = State::Broken;
@@ -195,10 +198,10 @@ impl Writer {
     }
 
     /// Writes what the connection takes at once; the rest waits for the next send.
-    fn write_some(&mut self, tcp: &TcpStream) {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        while self.written < self.frames.len() {
-            match SockRef::from(tcp).send_with_flags(&self.frames[self.written..], flags) {
+    fn write_some(&mut self, pipe: &Pipe) {
+        pipe.seal(&mut self.frames, &mut self.carried);
+        while self.written < self.carried.len() {
+            match pipe.write_sealed_now(&self.carried[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -209,7 +212,7 @@ impl Writer {
                 }
             }
         }
-        self.frames.clear();
+        self.carried.clear();
         self.written = 0;
     }
 }

@@ -1,4 +1,4 @@
-//! A blocking client: typed messages of `/v1/stream` both ways over one TCP connection, and what it takes to keep
+//! A blocking client: typed messages of `/v1/stream` both ways over one connection, plain or by TLS (`wss://`), and what it takes to keep
 //! connections: trying again, and a pool.
 //!
 //! Owns the connection, the handshake and the masking. Has no thread of its own, does not pace audio, and tries nothing
@@ -39,12 +39,15 @@ mod error;
 mod handshake;
 mod inbox;
 mod link;
+mod pipe;
 mod pool;
 mod random;
 mod retry;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod url;
 
 pub use backoff::Backoff;

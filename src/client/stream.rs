@@ -8,6 +8,7 @@ use crate::reason::Reason;
 use crate::wire::message::{ClientMessage, Framing, ServerMessage, StreamParams};
 use crate::wire::pcm::AudioHeader;
 use crate::wire::websocket::Event;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ pub struct Options {
     pub params: StreamParams,
     /// Header fields of the handshake, such as credentials.
     pub headers: Vec<(String, String)>,
+    /// With `wss://`: a PEM file with the certificates of the authorities that are trusted. Without one those are that
+    /// browsers trust too.
+    pub ca_file: Option<PathBuf>,
     /// For connecting, and for each step of the handshake. 10 s.
     pub connect_timeout: Duration,
     /// Silence after which [`Receiver::recv`] gives up; `None` never. 60 s: the server pings every 25 s.
@@ -33,6 +37,7 @@ impl Default for Options {
         Self {
             params: StreamParams::default(),
             headers: Vec::new(),
+            ca_file: None,
             connect_timeout: Duration::from_secs(10),
             read_timeout: Some(Duration::from_secs(60)),
             write_timeout: Some(Duration::from_secs(60)),
@@ -78,9 +83,9 @@ impl Stream {
     pub fn connect(url: &str, options: &Options) -> Result<Stream, Error> {
         let url = Url::parse(url)?;
         let mut random = Random::default();
-        let (tcp, left) = handshake::connect(&url, options, &mut random)?;
+        let (pipe, left) = handshake::connect(&url, options, &mut random)?;
         let framing = options.params.framing;
-        let link = Arc::new(Link::new(tcp, random, framing));
+        let link = Arc::new(Link::new(pipe, random, framing));
         let receiver = Receiver {
             link: Arc::clone(&link),
             inbox: Inbox::new(left, options.message_bytes_max),
@@ -204,7 +209,7 @@ impl Receiver {
                 }
                 Ok(Step::Pong(payload)) => self.link.answer_ping(&payload),
                 Ok(Step::Nothing) if self.inbox.is_empty() => {
-                    let result = self.inbox.fill(&self.link.tcp);
+                    let result = self.inbox.fill(&self.link.pipe);
                     self.ended = !matches!(result, Ok(()) | Err(Error::TimedOut(_)));
                     result?;
                 }

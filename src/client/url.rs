@@ -1,4 +1,4 @@
-//! The part of URLs that a stream needs: `ws://host:port/path?query`.
+//! The part of URLs that a stream needs: `ws://host:port/path?query`, and `wss://` for the same by TLS.
 
 use super::Error;
 use std::fmt;
@@ -6,9 +6,11 @@ use std::fmt;
 /// Where a stream is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url {
+    /// Whether to speak TLS.
+    pub tls: bool,
     /// A name or an address; an IPv6 address without its brackets.
     pub host: String,
-    /// 80 if the URL names none.
+    /// 80 if the URL names none, 443 with TLS.
     pub port: u16,
     /// Begins with `/`. `/v1/stream` if the URL names none.
     pub path: String,
@@ -17,7 +19,7 @@ pub struct Url {
 }
 
 impl Url {
-    /// Parses `ws://` and, as the same, `http://`.
+    /// Parses `ws://` and `wss://`, and as the same `http://` and `https://`.
     ///
     /// # Errors
     /// [`Error::Url`] for everything else; the text says what to write instead.
@@ -27,12 +29,13 @@ impl Url {
         if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return refuse("has a space in it");
         }
-        let rest = match text.split_once("://") {
-            Some((scheme, rest)) if is_one_of(scheme, &["ws", "http"]) => rest,
-            Some((scheme, _)) if is_one_of(scheme, &["wss", "https"]) => {
-                return refuse("asks for TLS, which this client does not speak");
+        let (tls, rest) = match text.split_once("://") {
+            Some((scheme, rest)) if is_one_of(scheme, &["ws", "http"]) => (false, rest),
+            Some((scheme, _)) if is_one_of(scheme, &["wss", "https"]) && cfg!(not(feature = "tls")) => {
+                return refuse("asks for TLS, which this build does not speak (its feature `tls` is off)");
             }
-            _ => return refuse("does not begin with ws://"),
+            Some((scheme, rest)) if is_one_of(scheme, &["wss", "https"]) => (true, rest),
+            _ => return refuse("does not begin with ws:// or wss://"),
         };
         let rest = rest.split('#').next().unwrap_or_default();
         let (before_query, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -43,11 +46,11 @@ impl Url {
         if authority.contains('@') {
             return refuse("has a user in it, which is not sent");
         }
-        let Some((host, port)) = split_port(authority) else {
+        let Some((host, port)) = split_port(authority, if tls { 443 } else { 80 }) else {
             return refuse("has no host, or a port that is none");
         };
         let path = if matches!(path, "" | "/") { "/v1/stream" } else { path };
-        Ok(Url { host: host.into(), port, path: path.into(), query: query.into() })
+        Ok(Url { tls, host: host.into(), port, path: path.into(), query: query.into() })
     }
 
     /// Host and port as they stand in the `Host` field.
@@ -74,7 +77,8 @@ impl Url {
 impl fmt::Display for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Without the query: there may be a secret in it.
-        write!(f, "ws://{}{}", self.authority(), self.path)
+        let scheme = if self.tls { "wss" } else { "ws" };
+        write!(f, "{scheme}://{}{}", self.authority(), self.path)
     }
 }
 
@@ -82,7 +86,7 @@ fn is_one_of(scheme: &str, names: &[&str]) -> bool {
     names.iter().any(|name| scheme.eq_ignore_ascii_case(name))
 }
 
-fn split_port(authority: &str) -> Option<(&str, u16)> {
+fn split_port(authority: &str, default: u16) -> Option<(&str, u16)> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
             let (host, after) = rest.split_once(']')?;
@@ -99,7 +103,7 @@ fn split_port(authority: &str) -> Option<(&str, u16)> {
             digits.parse().ok().filter(|&port| port != 0)?
         }
         Some(_) => return None,
-        None => 80,
+        None => default,
     };
     (!host.is_empty()).then_some((host, port))
 }
@@ -110,7 +114,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn url(host: &str, port: u16, path: &str, query: &str) -> Url {
-        Url { host: host.into(), port, path: path.into(), query: query.into() }
+        Url { tls: false, host: host.into(), port, path: path.into(), query: query.into() }
     }
 
     #[test]
@@ -149,8 +153,19 @@ mod tests {
             let error = Url::parse(text).expect_err(text).to_string();
             assert!(error.contains("ws://127.0.0.1:8080"), "{text}: {error}");
         }
-        let error = Url::parse("wss://a").expect_err("TLS").to_string();
-        assert!(error.contains("TLS"), "{error}");
+    }
+
+    #[test]
+    fn tls_is_understood_where_it_is_spoken() {
+        match Url::parse("wss://a/audio") {
+            Ok(url) if cfg!(feature = "tls") => {
+                assert_eq!(url, Url { tls: true, ..self::url("a", 443, "/audio", "") });
+                assert_eq!(url.to_string(), "wss://a:443/audio");
+                assert_eq!(Url::parse("HTTPS://a/audio").expect("the same"), url);
+            }
+            Err(error) if cfg!(not(feature = "tls")) => assert!(error.to_string().contains("TLS"), "{error}"),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

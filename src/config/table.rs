@@ -87,6 +87,24 @@ settings! {
             why "One core stays free for the poll loop, which everything else waits for.";
     }
 
+    "TLS" {
+        /// File with the certificate and those above it, PEM; empty: connections are plain.
+        tls_certificate: String = MaybeText(""), unit "path",
+            why "Nobody has a certificate from the start; with one, the same port speaks only TLS.";
+
+        /// File with the certificate's private key, PEM, without a password.
+        tls_key: String = MaybeText(""), unit "path",
+            why "It belongs to the certificate: both are set, or none.";
+
+        /// Time in which the handshake of TLS must be done; it counts from the connection's start.
+        tls_handshake_timeout: Duration = Time("10s", "10ms" ..= "1h"),
+            why "Two round trips, and as patient with a bad mobile network as `head_timeout`.";
+
+        /// Bytes of records half received, and of those half sent; beyond it the rest stays with the kernel.
+        tls_bytes_total_max: usize = Size("2MiB", "256KiB" ..= "64GiB"),
+            why "A hundred of the longest records each way; usual ones are a few KiB, and most come and go whole.";
+    }
+
     "Capacity" {
         /// Connections at a time, of whatever kind; more are refused with 503 and `Retry-After`.
         connections_max: usize = Number("10000", "1" ..= "1000000"), unit "connections",

@@ -21,6 +21,7 @@ impl Config {
         problems.extend(self.out_of_order());
         problems.extend(self.no_room_for_a_stream());
         problems.extend(self.strange_names());
+        problems.extend(self.half_of_tls());
         ConfigError::unless_empty(problems)
     }
 
@@ -80,6 +81,24 @@ impl Config {
             value(small),
             value(great)
         )
+    }
+
+    fn half_of_tls(&self) -> Option<String> {
+        let (given, missing, path) = match (self.tls_certificate.as_str(), self.tls_key.as_str()) {
+            ("", "") => return None,
+            (path, "") => ("tls_certificate", "tls_key", path),
+            ("", path) => ("tls_key", "tls_certificate", path),
+            (path, _) if cfg!(not(feature = "tls")) => {
+                return Some(format!(
+                    "tls_certificate = \"{path}\", but this build speaks no TLS. Build it with the feature `tls`, or \
+                     leave tls_certificate and tls_key empty."
+                ));
+            }
+            _ => return None,
+        };
+        Some(format!(
+            "{given} = \"{path}\", but {missing} is empty: TLS needs both. Set {missing}, or neither."
+        ))
     }
 
     fn no_room_for_a_stream(&self) -> Option<String> {
@@ -145,6 +164,19 @@ mod tests {
         };
         let problems = problems(&config);
         assert!(problems.len() == 1 && problems[0].contains("1920000 bytes"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_refused() {
+        let config = Config { tls_certificate: "a.pem".into(), ..Config::default() };
+        let wanted =
+            "tls_certificate = \"a.pem\", but tls_key is empty: TLS needs both. Set tls_key, or neither.";
+        assert_eq!(problems(&config), [wanted]);
+        let config = Config { tls_key: "k.pem".into(), ..Config::default() };
+        assert!(problems(&config)[0].contains("tls_certificate is empty"));
+        let config = Config { tls_certificate: "a.pem".into(), tls_key: "k.pem".into(), ..Config::default() };
+        let refused = problems(&config);
+        assert_eq!(refused.is_empty(), cfg!(feature = "tls"), "{refused:?}");
     }
 
     #[test]

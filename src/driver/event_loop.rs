@@ -8,12 +8,14 @@
 use super::clock::Clock;
 use super::credentials::CredentialsReader;
 use super::doorbell::Doorbell;
+use super::greetings::Greetings;
 use super::in_place::InPlace;
 use super::listener::{Accepted, Listener};
 use super::loader::Loader;
 use super::process::{self, ProcessMeter};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
+use super::tls;
 use super::workers::WorkerPool;
 use crate::batch::Batch;
 use crate::config::Config;
@@ -41,6 +43,9 @@ const ACCEPTS_MAX: usize = 128;
 /// Bytes and reads that one connection may have in a turn.
 const READ_BYTES_MAX: usize = 64 * 1024;
 const READS_MAX: usize = 64;
+/// Connections in the handshake of TLS that are read in a turn: a step costs up to a millisecond of arithmetic, and a
+/// flood of them must not keep the others waiting.
+const GREETINGS_MAX: usize = 8;
 /// How long the end waits for workers that do not hang, for instance in the middle of a long inference.
 const JOIN_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -55,6 +60,9 @@ pub struct EventLoop {
     local_addr: SocketAddr,
     sockets: Sockets,
     sockets_max: usize,
+    /// Gone where connections are plain.
+    tls: Option<tls::Acceptor>,
+    greetings: Greetings,
     workers: WorkerPool,
     in_place: InPlace,
     /// Gone without a folder of models.
@@ -82,6 +90,8 @@ struct Orders {
     reload: AtomicBool,
     stop: AtomicBool,
     bell: Arc<Doorbell>,
+    /// Gone where connections are plain.
+    identity: Option<Arc<tls::Identity>>,
 }
 
 impl Handle {
@@ -92,7 +102,13 @@ impl Handle {
     }
 
     /// Loads the models of the folder again, and reads the credentials. Streams in progress finish on their models.
+    ///
+    /// With TLS the certificate and its key are read again too, on this thread; connections that are open keep theirs. What
+    /// cannot be used is logged, and what was in use stays.
     pub fn reload(&self) {
+        if let Some(identity) = &self.orders.identity {
+            identity.renew();
+        }
         self.orders.reload.store(true, Ordering::SeqCst);
         self.orders.bell.ring();
     }
@@ -125,6 +141,8 @@ impl EventLoop {
         repository: Option<Repository>,
     ) -> io::Result<EventLoop> {
         let sockets_max = sockets_max(&config)?;
+        let tls = tls::Acceptor::open(&config)?;
+        let greetings = Greetings::new(config.tls_handshake_timeout);
         let mut listener = Listener::bind(&config.host, config.port, config.listen_backlog)?;
         let local_addr = listener.local_addr()?;
         let poll = Poll::new()?;
@@ -148,6 +166,7 @@ impl EventLoop {
             local_addr,
             sockets: Sockets::default(),
             sockets_max,
+            greetings,
             workers,
             in_place,
             loader,
@@ -159,7 +178,9 @@ impl EventLoop {
                 reload: AtomicBool::new(false),
                 stop: AtomicBool::new(false),
                 bell,
+                identity: tls.as_ref().map(tls::Acceptor::identity),
             }),
+            tls,
             ended: clock.instant(),
             draining: false,
             drained: false,
@@ -242,7 +263,7 @@ impl EventLoop {
             return Duration::ZERO;
         }
         let accept = self.listener.as_ref().filter(|_| self.has_room()).and_then(Listener::due);
-        let due = [self.server.poll_timeout(), accept].into_iter().flatten().min();
+        let due = [self.server.poll_timeout(), accept, self.greetings.due()].into_iter().flatten().min();
         due.map_or(self.meter.due(), |due| due.min(self.meter.due())) - now
     }
 
@@ -276,13 +297,21 @@ impl EventLoop {
             Ok(conn) => conn,
             Err(reason) => return log::debug!("closed {peer} at once: {}", reason.label()),
         };
-        match Socket::open(conn, stream, self.poll.registry()) {
-            Ok(socket) => self.sockets.insert(socket),
+        let tls = self.tls.as_ref().map(tls::Acceptor::accept).transpose();
+        match tls.and_then(|tls| Socket::open(conn, stream, tls, self.poll.registry())) {
+            Ok(socket) => self.insert(socket, now.instant),
             Err(error) => {
                 log::debug!("{peer} was gone before it could be served: {error}");
                 self.server.handle_input(Input::HungUp { conn }, now);
             }
         }
+    }
+
+    fn insert(&mut self, socket: Socket, now: Instant) {
+        if socket.is_greeting() {
+            self.greetings.push(socket.id(), now, |conn| self.sockets.is_greeting(conn));
+        }
+        self.sockets.insert(socket);
     }
 
     fn take_orders(&mut self, now: Now) {
@@ -291,6 +320,7 @@ impl EventLoop {
             self.server.handle_input(Input::Drain, now);
         }
         if self.orders.reload.swap(false, Ordering::SeqCst) {
+            self.tls.iter_mut().for_each(tls::Acceptor::take_renewed);
             self.server.handle_input(Input::Reload, now);
         }
         if self.draining && self.listener.is_some() && !self.server.can_accept() {
@@ -301,9 +331,13 @@ impl EventLoop {
 
     /// Reads those who stand in the queue now, each for its share. Who has more stands at its end again.
     fn read(&mut self, now: Now) {
+        let mut greeted = 0;
         for _ in 0..self.sockets.queued().0 {
             if let Some(conn) = self.sockets.pop_to_read() {
-                self.receive(conn, now);
+                greeted += usize::from(self.sockets.is_greeting(conn));
+                if greeted <= GREETINGS_MAX || !self.sockets.is_greeting(conn) {
+                    self.receive(conn, now);
+                }
                 self.sockets.queue(conn);
             }
         }
@@ -352,6 +386,15 @@ impl EventLoop {
     fn tell_time(&mut self, now: Now) {
         if self.server.poll_timeout().is_some_and(|due| due <= now.instant) {
             self.server.handle_timeout(now);
+        }
+        while let Some(conn) = self.greetings.pop_due(now.instant) {
+            if self.sockets.is_greeting(conn) {
+                log::debug!("connection {conn} was not through the handshake of TLS in time");
+                self.server.handle_input(Input::HungUp { conn }, now);
+            }
+        }
+        if let Some(tls) = &self.tls {
+            self.meter.set_handshakes(tls.handshakes());
         }
         if let Some(figures) = self.meter.poll(now.instant, self.sockets.len()) {
             self.server.handle_input(Input::Process(figures), now);

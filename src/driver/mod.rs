@@ -6,7 +6,8 @@
 //! the loop), not the service's.
 //!
 //! The parts: `event_loop` the turn and nothing else; `listener` accepting, also without descriptors; `socket` and
-//! `sockets` edge-triggered reading and writing, and who is to be read or written next; `workers` the threads that
+//! `sockets` edge-triggered reading and writing, and who is to be read or written next; `tls`
+//! what happens to their bytes on the way, `greetings` who is late with the handshake; `workers` the threads that
 //! infer, `in_place` what is too short for them; `loader` the thread that asks the folder of models; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
 //! only reader of clocks.
 //!
@@ -18,15 +19,25 @@ mod clock;
 mod credentials;
 mod doorbell;
 mod event_loop;
+mod greetings;
 mod in_place;
 mod listener;
 mod loader;
 mod process;
 mod socket;
 mod sockets;
+#[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
+mod tls;
 mod workers;
+
+use crate::config::Config;
 
 pub use clock::Clock;
 pub use event_loop::{EventLoop, Handle};
 #[cfg(feature = "tools")]
 pub(crate) use process::raise_descriptor_limit;
+
+/// Reads what TLS needs and forgets it again: whether the files that the configuration names can be used.
+pub(crate) fn check_tls(config: &Config) -> std::io::Result<()> {
+    tls::Acceptor::open(config).map(drop)
+}

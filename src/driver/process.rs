@@ -44,6 +44,11 @@ impl ProcessMeter {
         self.figures.accept_failures = failures;
     }
 
+    /// So many handshakes of TLS were done, and failed.
+    pub(super) fn set_handshakes(&mut self, (done, failed): (u64, u64)) {
+        (self.figures.tls_handshakes, self.figures.tls_handshakes_failed) = (done, failed);
+    }
+
     /// The figures, if they are due.
     pub(super) fn poll(&mut self, now: Instant, connections: usize) -> Option<ProcessFigures> {
         if now < self.due {

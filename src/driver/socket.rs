@@ -2,8 +2,10 @@
 //!
 //! Registered once for both directions. An edge says that something *may* be there; it stays noted until the
 //! kernel says `WouldBlock` (or a short read says the same), because no second edge will come for bytes already
-//! there. The socket holds no buffer: bytes are read into the loop's and written from the core's.
+//! there. The socket holds no buffer: bytes are read into the loop's and written from the core's. With TLS ([`super::tls`])
+//! the same is said of plaintext: it comes out of [`Socket::read`] and goes into [`Socket::write`].
 
+use super::tls::Tls;
 use crate::id::ConnId;
 use mio::event::Event;
 use mio::net::TcpStream;
@@ -20,10 +22,10 @@ const KERNEL_UNSENT_BYTES_MAX: u32 = 128 * 1024;
 const FAREWELL_BYTES_MAX: usize = 64 * 1024;
 
 /// A registered socket.
-#[derive(Debug)]
 pub(super) struct Socket {
     id: ConnId,
     stream: TcpStream,
+    tls: Option<Box<Tls>>,
     life: Life,
     /// Whether the core wants this peer's bytes.
     wanted: bool,
@@ -73,7 +75,12 @@ pub(super) enum Departure {
 
 impl Socket {
     /// Registers a connection just accepted. The poll tells at once of bytes that are there already.
-    pub(super) fn open(id: ConnId, stream: TcpStream, registry: &Registry) -> io::Result<Self> {
+    pub(super) fn open(
+        id: ConnId,
+        stream: TcpStream,
+        tls: Option<Box<Tls>>,
+        registry: &Registry,
+    ) -> io::Result<Self> {
         let mut stream = stream;
         // Each message goes out when it is written: the loop already gathers a turn's messages into one write.
         stream.set_nodelay(true)?;
@@ -83,6 +90,7 @@ impl Socket {
         Ok(Self {
             id,
             stream,
+            tls,
             life: Life::Open,
             wanted: true,
             read_ready: false,
@@ -125,10 +133,19 @@ impl Socket {
 
     /// Whether there is something to write and the kernel may take it.
     pub(super) fn can_write(&self) -> bool {
-        self.output_waits && self.write_ready && matches!(self.life, Life::Open | Life::HalfClosed)
+        let waits = match &self.tls {
+            None => self.output_waits,
+            Some(tls) => !tls.unsent().is_empty() || (self.output_waits && !tls.is_greeting()),
+        };
+        waits && self.write_ready && self.is_alive()
     }
 
-    /// Reads once. `area` is not empty.
+    /// Whether the handshake of TLS is under way.
+    pub(super) fn is_greeting(&self) -> bool {
+        self.is_alive() && self.tls.as_ref().is_some_and(|tls| tls.is_greeting())
+    }
+
+    /// Reads once. `area` is not empty. With TLS an area too small for a record gives nothing, and it can be read on.
     pub(super) fn read(&mut self, area: &mut [u8]) -> Arrival {
         if self.life == Life::Lost {
             self.life = Life::Dead;
@@ -137,12 +154,19 @@ impl Socket {
         if !self.can_read() {
             return Arrival::Nothing;
         }
-        match retry(|| self.stream.read(area)) {
-            Ok(0) => {
-                self.read_ready = false;
-                self.life = Life::HalfClosed;
-                Arrival::End
+        match self.tls.take() {
+            None => self.read_plain(area),
+            Some(mut tls) => {
+                let arrival = self.read_sealed(&mut tls, area);
+                self.tls = Some(tls);
+                arrival
             }
+        }
+    }
+
+    fn read_plain(&mut self, area: &mut [u8]) -> Arrival {
+        match retry(|| self.stream.read(area)) {
+            Ok(0) => self.end(),
             Ok(count) => {
                 self.read_ready = count == area.len() || self.read_closed;
                 Arrival::Bytes(count)
@@ -151,15 +175,113 @@ impl Socket {
                 self.read_ready = false;
                 Arrival::Nothing
             }
-            Err(_) => {
-                self.life = Life::Dead;
-                Arrival::Broken
+            Err(_) => self.break_now(),
+        }
+    }
+
+    fn read_sealed(&mut self, tls: &mut Tls, area: &mut [u8]) -> Arrival {
+        if tls.is_finished() {
+            return self.end();
+        }
+        let Some(mut room) = tls.room(area) else { return Arrival::Nothing };
+        // Once the peer finished sending, nothing becomes whole any more.
+        if tls.is_scarce() && !self.read_closed {
+            room = self.whole(tls, room);
+            if room.is_empty() {
+                self.read_ready = false;
+                return Arrival::Nothing;
             }
         }
+        let count = match self.read_plain(room) {
+            Arrival::Bytes(count) => count,
+            // Nobody who is half through the handshake waits for an answer.
+            Arrival::End if tls.is_greeting() => return self.break_now(),
+            other => return other,
+        };
+        let opened = tls.open(area, count);
+        if let Some(fault) = opened.fault {
+            self.on_fault(tls, &fault, &mut area[opened.bytes..]);
+        } else if tls.is_finished() {
+            // To be told next.
+            self.read_ready = true;
+        }
+        match opened.bytes {
+            0 if self.life == Life::Lost => self.break_now(),
+            0 if tls.is_finished() => self.end(),
+            0 => Arrival::Nothing,
+            bytes => Arrival::Bytes(bytes),
+        }
+    }
+
+    /// So much of the room as the kernel has whole records for. If there is none, an edge tells of what comes next.
+    fn whole<'a>(&mut self, tls: &Tls, room: &'a mut [u8]) -> &'a mut [u8] {
+        match retry(|| self.stream.peek(room)) {
+            Ok(count) if count > 0 => {
+                let whole = tls.whole(&room[..count]);
+                &mut room[..whole]
+            }
+            // Reading tells what it is.
+            _ => room,
+        }
+    }
+
+    /// The alert goes out, if it can at once, and nothing else follows.
+    fn on_fault(&mut self, tls: &mut Tls, fault: &str, area: &mut [u8]) {
+        log::debug!("TLS with {:?} failed: {fault}", self.stream.peer_addr().ok());
+        // Whatever this gives, it is over.
+        let _ = self.flush(tls);
+        self.take_leave(area);
+        self.life = Life::Lost;
     }
 
     /// Writes until all is with the kernel or it takes no more.
     pub(super) fn write(&mut self, bytes: &[u8]) -> Departure {
+        match self.tls.take() {
+            None => self.write_plain(bytes),
+            Some(mut tls) => {
+                let departure = self.write_sealed(&mut tls, bytes);
+                self.tls = Some(tls);
+                departure
+            }
+        }
+    }
+
+    fn write_sealed(&mut self, tls: &mut Tls, bytes: &[u8]) -> Departure {
+        if !self.is_alive() {
+            return Departure::Sent(0);
+        }
+        let mut sent = 0;
+        loop {
+            match self.flush(tls) {
+                Ok(count) => sent += count,
+                Err(_) => return self.fail(),
+            }
+            if !tls.unsent().is_empty() || tls.is_greeting() || sent >= bytes.len() {
+                break;
+            }
+            if tls.seal(&bytes[sent..]).is_err() {
+                return self.fail();
+            }
+        }
+        self.output_waits = sent < bytes.len();
+        Departure::Sent(sent)
+    }
+
+    /// Writes what is encrypted. Gives how many bytes of the core are with the kernel by that.
+    fn flush(&mut self, tls: &mut Tls) -> io::Result<usize> {
+        let mut sent = 0;
+        while self.write_ready && !tls.unsent().is_empty() {
+            match retry(|| self.stream.write(tls.unsent())) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(count) => sent += tls.on_sent(count),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.write_ready = false,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    fn write_plain(&mut self, bytes: &[u8]) -> Departure {
         let mut sent = 0;
         while self.can_write() && sent < bytes.len() {
             match retry(|| self.stream.write(&bytes[sent..])) {
@@ -178,9 +300,18 @@ impl Socket {
     /// Closing a socket with unread bytes resets the connection, which may destroy what the peer has not read yet;
     /// so what is there is read away first, into `area`.
     pub(super) fn close(mut self, area: &mut [u8]) {
-        if matches!(self.life, Life::Lost | Life::Dead) {
+        if !self.is_alive() {
             return;
         }
+        if let Some(mut tls) = self.tls.take() {
+            tls.say_goodbye();
+            // If it cannot go out at once, the peer does not read.
+            let _ = self.flush(&mut tls);
+        }
+        self.take_leave(area);
+    }
+
+    fn take_leave(&mut self, area: &mut [u8]) {
         // An error means that the peer is gone, and then there is nothing to save.
         let shut = self.stream.shutdown(Shutdown::Write);
         if shut.is_err() || self.life == Life::HalfClosed {
@@ -195,6 +326,17 @@ impl Socket {
         }
     }
 
+    fn is_alive(&self) -> bool {
+        matches!(self.life, Life::Open | Life::HalfClosed)
+    }
+
+    /// The peer sends no more.
+    fn end(&mut self) -> Arrival {
+        self.read_ready = false;
+        self.life = Life::HalfClosed;
+        Arrival::End
+    }
+
     fn is_reading(&self) -> bool {
         self.wanted && self.life == Life::Open
     }
@@ -203,6 +345,11 @@ impl Socket {
         if self.life != Life::Dead {
             self.life = Life::Lost;
         }
+    }
+
+    fn break_now(&mut self) -> Arrival {
+        self.life = Life::Dead;
+        Arrival::Broken
     }
 
     fn fail(&mut self) -> Departure {

@@ -23,7 +23,7 @@ impl Link {
         let (ours, _) = listener.accept().unwrap();
         ours.set_nonblocking(true).unwrap();
         let poll = Poll::new().unwrap();
-        let socket = Socket::open(ID, TcpStream::from_std(ours), poll.registry()).unwrap();
+        let socket = Socket::open(ID, TcpStream::from_std(ours), None, poll.registry()).unwrap();
         Self { poll, events: Events::with_capacity(8), socket, peer: Some(peer) }
     }
 

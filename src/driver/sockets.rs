@@ -11,7 +11,7 @@ use crate::id::ConnId;
 use mio::event::Event;
 use std::collections::VecDeque;
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Sockets {
     places: Vec<Option<Place>>,
     open: usize,
@@ -20,7 +20,6 @@ pub(super) struct Sockets {
     closed: Vec<Socket>,
 }
 
-#[derive(Debug)]
 struct Place {
     socket: Socket,
     in_to_read: bool,
@@ -47,6 +46,12 @@ impl Sockets {
     /// The socket of that connection, unless it is closed.
     pub(super) fn get_mut(&mut self, id: ConnId) -> Option<&mut Socket> {
         self.place(id).map(|place| &mut place.socket)
+    }
+
+    /// Whether that connection is in the handshake of TLS.
+    pub(super) fn is_greeting(&self, id: ConnId) -> bool {
+        let place = self.places.get(id.slot as usize).and_then(Option::as_ref);
+        place.is_some_and(|place| place.socket.id() == id && place.socket.is_greeting())
     }
 
     /// Notes what the poll told of the socket that stands at the event's token.
@@ -165,7 +170,7 @@ mod tests {
             ours.set_nonblocking(true).unwrap();
             let id = ConnId { slot, generation };
             let ours = mio::net::TcpStream::from_std(ours);
-            self.sockets.insert(Socket::open(id, ours, self.poll.registry()).unwrap());
+            self.sockets.insert(Socket::open(id, ours, None, self.poll.registry()).unwrap());
             (id, peer)
         }
 

@@ -63,6 +63,11 @@ impl Target {
             _ => text.to_owned(),
         };
         let mut url = Url::parse(&as_stream).map_err(|error| plan(&error))?;
+        if url.tls {
+            let text =
+                format!("{text:?} asks for TLS, which the generator does not speak; load the plain port");
+            return Err(Error::Plan(text));
+        }
         let ask = match scheme.as_str() {
             "tcp" => Ask::Bytes,
             "http" => {

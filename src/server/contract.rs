@@ -126,4 +126,8 @@ pub struct ProcessFigures {
     pub loop_turn_max: Duration,
     /// Times that accepting failed for lack of descriptors.
     pub accept_failures: u64,
+    /// Handshakes of TLS that were done.
+    pub tls_handshakes: u64,
+    /// Handshakes of TLS that failed, in whatever way.
+    pub tls_handshakes_failed: u64,
 }

@@ -443,6 +443,10 @@ fn register_process(registry: &mut Registry, process: &ProcessFigures) {
     registry.register("loop_turns", "Turns of the poll loop", ConstCounter::new(process.loop_turns));
     let help = "Times that accepting failed for lack of descriptors";
     registry.register("accept_failures", help, ConstCounter::new(process.accept_failures));
+    let help = "Handshakes of TLS that were done";
+    registry.register("tls_handshakes", help, ConstCounter::new(process.tls_handshakes));
+    let help = "Handshakes of TLS that failed";
+    registry.register("tls_handshakes_failed", help, ConstCounter::new(process.tls_handshakes_failed));
 }
 
 fn reasons_json(counts: &[u64; REASONS]) -> Value {

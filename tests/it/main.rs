@@ -2,6 +2,8 @@
 
 mod access;
 mod answer;
+#[cfg(feature = "tls")]
+mod bridge;
 mod cli;
 mod driver;
 mod embedding;
@@ -24,6 +26,8 @@ mod support;
 mod talks;
 mod test_models;
 mod tidy;
+#[cfg(feature = "tls")]
+mod tls;
 #[cfg(feature = "tools")]
 mod tune;
 mod uploads;

@@ -12,7 +12,7 @@ use suzu::wire::message::Encoding;
 use suzu::wire::pcm;
 
 /// A shipped recording: 16 kHz mono, as bytes of linear16.
-fn recording(name: &str) -> Vec<u8> {
+pub fn recording(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name);
     let wav = hound::WavReader::open(path).expect("a recording of the repository");
     assert_eq!((wav.spec().sample_rate, wav.spec().channels), (16_000, 1));

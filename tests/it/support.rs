@@ -44,6 +44,18 @@ impl TestServer {
 
     /// Panics with the server's own words if it does not start.
     pub fn start_with(config: Config, models: Registry) -> Self {
+        #[cfg(feature = "tls")]
+        if std::env::var_os("TEST_TLS").is_some() {
+            let certificates = crate::bridge::Certificates::new();
+            let mut server = Self::start_bare(certificates.on(config), models);
+            server.addr = certificates.bridge(server.addr);
+            return server;
+        }
+        Self::start_bare(config, models)
+    }
+
+    /// As it is told, without a bridge before it.
+    pub fn start_bare(config: Config, models: Registry) -> Self {
         Self::start_on(EventLoop::bind(config, models).unwrap_or_else(|error| panic!("{error}")))
     }
 

@@ -6,6 +6,7 @@ mod talk;
 use crate::support::{DEADLINE, TestServer};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use suzu::config::Config;
 use suzu::model::Registry;
 use talk::{Talk, Transport};
 
@@ -48,16 +49,34 @@ impl Transport for Sockets {
     }
 }
 
-#[test]
-fn the_golden_conversations_hold_over_real_sockets() {
+/// Plays each against a server of its own; `start` tells where to connect.
+fn play_all(start: impl Fn(Config) -> (TestServer, SocketAddr)) {
     let talks = Talk::all();
     assert!(talks.len() >= 8);
     for talk in talks {
-        let server =
-            TestServer::start_with(suzu::config::Config { port: 0, ..talk.config() }, Registry::builtin());
-        let mut sockets = Sockets { addr: server.addr, streams: Vec::new() };
-        if let Err(what) = talk.play(&mut sockets) {
+        let (_server, addr) = start(Config { port: 0, ..talk.config() });
+        if let Err(what) = talk.play(&mut Sockets { addr, streams: Vec::new() }) {
             panic!("{what}");
         }
     }
+}
+
+#[test]
+fn the_golden_conversations_hold_over_real_sockets() {
+    play_all(|config| {
+        let server = TestServer::start_with(config, Registry::builtin());
+        let addr = server.addr;
+        (server, addr)
+    });
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn the_golden_conversations_hold_by_tls() {
+    let certificates = crate::bridge::Certificates::new();
+    play_all(|config| {
+        let server = TestServer::start_bare(certificates.on(config), Registry::builtin());
+        let addr = certificates.bridge(server.addr);
+        (server, addr)
+    });
 }

@@ -1,0 +1,133 @@
+//! The client's side of TLS: whom it trusts, the greeting, and records in and out.
+
+use super::{Error, Options, Url};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A session after the greeting.
+pub(super) struct Session {
+    state: Mutex<State>,
+}
+
+struct State {
+    connection: ClientConnection,
+    /// Received; from `start` on not yet with the session, which takes no more than it can decrypt.
+    incoming: Vec<u8>,
+    start: usize,
+}
+
+impl Session {
+    /// Greets the server and checks its certificate. Waits as long as the socket does, for each step.
+    pub(super) fn greet(mut tcp: &TcpStream, url: &Url, options: &Options) -> Result<Session, Error> {
+        let fail = |why: String| Error::Tls { address: url.authority(), why };
+        let roots = roots(options.ca_file.as_deref()).map_err(fail)?;
+        let name = ServerName::try_from(url.host.clone())
+            .map_err(|_| fail("a certificate cannot be for a host of that name".into()))?;
+        let config = config(roots).map_err(|error| fail(error.to_string()))?;
+        let mut connection =
+            ClientConnection::new(Arc::new(config), name).map_err(|error| fail(error.to_string()))?;
+        // Whoever seals writes everything at once; the limit is what is given to be sealed.
+        connection.set_buffer_limit(None);
+        while connection.is_handshaking() {
+            connection.complete_io(&mut tcp).map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => fail(explain(&error)),
+                io::ErrorKind::UnexpectedEof => Error::Disconnected,
+                _ => Error::from_io(error, "greeting the server by TLS"),
+            })?;
+        }
+        Ok(Session { state: Mutex::new(State { connection, incoming: Vec::new(), start: 0 }) })
+    }
+
+    /// Gives bytes that were received to the session.
+    pub(super) fn put(&self, sealed: &[u8]) {
+        self.lock().incoming.extend_from_slice(sealed);
+    }
+
+    /// Takes what is decrypted; none if more must be received first, nothing at the end.
+    pub(super) fn take(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        let state = &mut *self.lock();
+        loop {
+            match state.connection.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result.map(Some),
+            }
+            let mut rest = &state.incoming[state.start..];
+            if rest.is_empty() {
+                state.incoming.clear();
+                state.start = 0;
+                return Ok(None);
+            }
+            state.start += state.connection.read_tls(&mut rest)?;
+            state.connection.process_new_packets().map_err(io::Error::other)?;
+        }
+    }
+
+    /// Appends `bytes` to `sealed` as records, behind what the session itself has to say.
+    pub(super) fn seal(&self, bytes: &[u8], sealed: &mut Vec<u8>) {
+        let state = &mut *self.lock();
+        // A session that failed takes nothing, and the receiver learns why; neither can fail otherwise, in memory.
+        let _ = state.connection.writer().write_all(bytes);
+        while state.connection.wants_write() && state.connection.write_tls(sealed).is_ok() {}
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Those whom the file names, or those that browsers trust.
+fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
+    let Some(path) = ca_file else {
+        return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
+    };
+    let of = |why: String| format!("the file of authorities {}: {why}", path.display());
+    let pem = std::fs::read(path).map_err(|error| of(format!("cannot be read: {error}")))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| of(format!("is not PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| of(error.to_string()))?;
+    }
+    if roots.is_empty() {
+        return Err(of("there is no BEGIN CERTIFICATE in it".into()));
+    }
+    Ok(roots)
+}
+
+/// What the greeting failed of, and what to do.
+fn explain(error: &io::Error) -> String {
+    use rustls::Error as Tls;
+    let Some(cause) = error.get_ref().and_then(|inner| inner.downcast_ref::<Tls>()) else {
+        return error.to_string();
+    };
+    let advice = match cause {
+        Tls::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
+            "; if you know who issued it, give their certificate as the file of authorities (--ca-file)"
+        }
+        Tls::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "; use the name that is in the certificate",
+        Tls::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("CaUsedAsEnd") =>
+        {
+            "; it is the certificate of an authority, which no server may show: make one with basicConstraints=CA:FALSE"
+        }
+        Tls::InvalidMessage(_) => "; does it speak TLS on that port? Without TLS the URL begins with ws://",
+        _ => "",
+    };
+    format!("{cause}{advice}")
+}
