@@ -146,7 +146,7 @@ impl Access {
         let guessed = matches!(&outcome, Err(fault) if fault.reason == Reason::Unauthorized);
         if guessed && let Some(rate) = per_minute(config.address_failures_max) {
             // That it fits was seen before.
-            let _ = self.addresses.of(&address)[FAILURES].take(rate, 1.0, now.instant);
+            let _ = self.addresses.take(&address, FAILURES, rate, 1.0, now.instant);
         }
         outcome?.ok_or_else(|| {
             let message = "credentials are missing; send `Authorization: Bearer <token or key>`";
@@ -218,13 +218,13 @@ impl Access {
             Fault::new(Reason::RateLimited, message).after(wait)
         };
         if let Some(rate) = per_second(config.address_requests_per_second_max) {
-            let bucket = &mut self.addresses.of(&group(address))[REQUESTS];
-            bucket.take(rate, 1.0, now).map_err(|wait| refuse("this address", wait))?;
+            let taken = self.addresses.take(&group(address), REQUESTS, rate, 1.0, now);
+            taken.map_err(|wait| refuse("this address", wait))?;
         }
         let limit = principal.allowance.requests_per_second.unwrap_or(config.requests_per_second_max);
         let Some(rate) = per_second(limit).filter(|_| self.closed) else { return Ok(None) };
-        let bucket = &mut self.principals.of(&principal.user)[REQUESTS];
-        let level = bucket.take(rate, 1.0, now).map_err(|wait| refuse("this user", wait))?;
+        let taken = self.principals.take(&principal.user, REQUESTS, rate, 1.0, now);
+        let level = taken.map_err(|wait| refuse("this user", wait))?;
         Ok(Some(Budget { rate, level }))
     }
 
@@ -244,8 +244,8 @@ impl Access {
             return Ok(());
         }
         let rate = Rate { per_second: f64::from(limit), burst: AUDIO_BURST_S * f64::from(limit) };
-        let bucket = &mut self.principals.of(&principal.user)[AUDIO];
-        bucket.take(rate, seconds, now).map(drop).map_err(|wait| {
+        let taken = self.principals.take(&principal.user, AUDIO, rate, seconds, now);
+        taken.map(drop).map_err(|wait| {
             let message = format!("this user sends more than {limit} seconds of audio in a second");
             Fault::new(Reason::RateLimited, message).after(wait)
         })

@@ -6,8 +6,7 @@
 //! table stays bounded.
 
 use crate::time::Instant;
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// A rate: so much in a second on average, and so much at once.
@@ -57,35 +56,49 @@ impl Bucket {
     }
 }
 
-/// Entries that are looked at to find one to forget.
-const LOOKED_AT: usize = 8;
-
 /// Buckets of many, at most so many; `N` buckets for each.
 ///
-/// When the table is full, a newcomer takes the place of one of the next few entries: of the one that will soonest say nothing.
-/// So a flood of newcomers finds places, mostly those of its own kind, and those who have used much are remembered longest.
+/// When the table is full, a newcomer takes the place of whoever's buckets are full soonest: a flood finds places, those of its own
+/// kind, and who has used much is remembered longest.
 pub struct Limiters<K, const N: usize> {
     entries: BTreeMap<K, [Bucket; N]>,
+    /// Each entry once, by when its last bucket is full.
+    order: BTreeSet<(Instant, K)>,
     max: usize,
-    /// The last that was looked at.
-    cursor: Option<K>,
 }
 
 impl<K: Ord + Clone, const N: usize> Limiters<K, N> {
     /// A table of at most `max` entries.
     pub fn new(max: usize) -> Self {
-        Self { entries: BTreeMap::new(), max, cursor: None }
+        Self { entries: BTreeMap::new(), order: BTreeSet::new(), max }
     }
 
-    /// The buckets of that one.
-    pub fn of(&mut self, key: &K) -> &mut [Bucket; N] {
-        if !self.entries.contains_key(key) && self.entries.len() >= self.max {
-            self.forget_one();
+    /// Takes units from one of the buckets of `key`.
+    ///
+    /// # Errors
+    /// As [`Bucket::take`].
+    pub fn take(
+        &mut self,
+        key: &K,
+        bucket: usize,
+        rate: Rate,
+        units: f64,
+        now: Instant,
+    ) -> Result<Level, Duration> {
+        let mut buckets = self.peek(key);
+        let level = buckets[bucket].take(rate, units, now)?;
+        if let Some(before) = self.entries.insert(key.clone(), buckets) {
+            self.order.remove(&(full_at(&before), key.clone()));
+        } else if self.entries.len() > self.max
+            && let Some((_, soonest)) = self.order.pop_first()
+        {
+            self.entries.remove(&soonest);
         }
-        self.entries.entry(key.clone()).or_insert([Bucket::default(); N])
+        self.order.insert((full_at(&buckets), key.clone()));
+        Ok(level)
     }
 
-    /// What is kept of that one, without keeping anything.
+    /// The buckets of `key`, without keeping anything.
     pub fn peek(&self, key: &K) -> [Bucket; N] {
         self.entries.get(key).copied().unwrap_or([Bucket::default(); N])
     }
@@ -94,20 +107,10 @@ impl<K: Ord + Clone, const N: usize> Limiters<K, N> {
     pub fn len(&self) -> usize {
         self.entries.len()
     }
+}
 
-    fn forget_one(&mut self) {
-        let after = self.cursor.clone().map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = self.entries.range((after, Bound::Unbounded));
-        let next: Vec<_> = behind.chain(&self.entries).take(LOOKED_AT).collect();
-        let full_at = |buckets: &[Bucket; N]| buckets.iter().map(|bucket| bucket.full_at).max();
-        let least = next.iter().min_by_key(|(_, buckets)| full_at(buckets));
-        let (least, last) =
-            (least.map(|(key, _)| (*key).clone()), next.last().map(|(key, _)| (*key).clone()));
-        self.cursor = last;
-        if let Some(least) = least {
-            self.entries.remove(&least);
-        }
-    }
+fn full_at<const N: usize>(buckets: &[Bucket; N]) -> Instant {
+    buckets.iter().map(|bucket| bucket.full_at).max().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -165,13 +168,13 @@ mod tests {
     fn a_table_that_is_full_forgets_those_who_used_least() {
         let mut limiters: Limiters<u32, 1> = Limiters::new(100);
         for key in 0..50 {
-            limiters.of(&key)[0].take(TEN, 20.0, at(0)).expect("the first use");
+            limiters.take(&key, 0, TEN, 20.0, at(0)).expect("the first use");
         }
         for key in 1_000..10_000 {
-            limiters.of(&key)[0].take(TEN, 1.0, at(1)).expect("a newcomer has a place of its own");
-            assert!(limiters.len() <= 100);
+            limiters.take(&key, 0, TEN, 1.0, at(1)).expect("a newcomer has a place of its own");
+            assert!(limiters.len() <= 100 && limiters.order.len() == limiters.len());
         }
         let remembered = (0..50).filter(|key| limiters.peek(key)[0].take(TEN, 1.0, at(1)).is_err()).count();
-        assert!(remembered >= 45, "who had all is remembered: {remembered}");
+        assert_eq!(remembered, 50, "who had all is remembered");
     }
 }
