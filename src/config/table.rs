@@ -141,8 +141,8 @@ settings! {
             why "What was signed is remembered for so long, since it is taken once.";
 
         /// Signed requests that are remembered so that none is taken twice; beyond that newcomers are refused with 429.
-        signed_requests_max: usize = Number("10000", "1" ..= "10000000"), unit "requests",
-            why "Ten a second over the longest life, in a few megabytes.";
+        signed_requests_max: usize = Number("2000", "1" ..= "10000000"), unit "requests",
+            why "Two a second over the longest life; a service that signs more sets more.";
 
         /// Origins of pages that may connect, parted by spaces; `*`: all; empty: WebSockets from all, no CORS.
         allowed_origins: String = MaybeText(""), unit "origins",
@@ -183,7 +183,7 @@ settings! {
             why "A person mistypes a few times; a program that guesses gets nowhere.";
 
         /// Principals, and as many addresses, whose use is remembered; beyond that those who used least are forgotten.
-        limiters_max: usize = Number("10000", "16" ..= "10000000"), unit "entries",
+        limiters_max: usize = Number("2000", "16" ..= "10000000"), unit "entries",
             why "A flood of addresses must not take memory, nor the places of those who guess.";
     }
 
