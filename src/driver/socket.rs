@@ -18,6 +18,9 @@ use std::net::Shutdown;
 #[cfg(target_os = "linux")]
 const KERNEL_UNSENT_BYTES_MAX: u32 = 128 * 1024;
 
+/// What the kernel may hold of a peer whose records wait there until they are whole.
+const KERNEL_UNREAD_BYTES: usize = 256 * 1024;
+
 /// What is left unread of a peer is read away before closing, up to this many bytes.
 const FAREWELL_BYTES_MAX: usize = 64 * 1024;
 
@@ -189,6 +192,9 @@ impl Socket {
             room = self.whole(tls, room);
             if room.is_empty() {
                 self.read_ready = false;
+                // The kernel asks for no more while less than a segment would fit beside what lies there, and segments
+                // are long on some links (64 KiB within a host). If it refuses, the limits of time end it.
+                let _ = socket2::SockRef::from(&self.stream).set_recv_buffer_size(KERNEL_UNREAD_BYTES);
                 return Arrival::Nothing;
             }
         }

@@ -31,8 +31,6 @@ const PIECE_BYTES_SCARCE: usize = 256;
 const HEAD_BYTES: usize = 5;
 /// What a record is longer than its plaintext, generously; a key update may go along.
 const OVERHEAD_BYTES: usize = 128;
-/// Room in the area that is worth a read.
-const ROOM_BYTES_MIN: usize = 4 << 10;
 
 /// What a client hears that speaks HTTP without TLS.
 const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n\
@@ -261,10 +259,11 @@ impl Tls {
         self.stage == Stage::Finished
     }
 
-    /// Where in the area the socket is to be read to; none if the area is too small for it to be worth while.
+    /// Where in the area the socket is to be read to; none if there is not room for the longest record, so that whatever
+    /// is there can become whole.
     pub(super) fn room<'a>(&self, area: &'a mut [u8]) -> Option<&'a mut [u8]> {
         let start = RECORD_BYTES_MAX + self.partial.len();
-        if area.len() < start + ROOM_BYTES_MIN {
+        if area.len() < start + RECORD_BYTES_MAX {
             return None;
         }
         area[RECORD_BYTES_MAX..start].copy_from_slice(&self.partial);

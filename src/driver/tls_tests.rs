@@ -109,7 +109,7 @@ impl Pair {
         loop {
             let before = (self.up.len(), self.down.len(), self.sent, self.server.unsent().len());
             self.client_writes();
-            let moved = self.to_server(cut()) | self.from_server(cut()) | self.to_client(cut());
+            let moved = self.reach_server(cut()) | self.leave_server(cut()) | self.reach_client(cut());
             let after = (self.up.len(), self.down.len(), self.sent, self.server.unsent().len());
             if !moved && before == after && !self.client.wants_write() {
                 return;
@@ -123,7 +123,7 @@ impl Pair {
         }
     }
 
-    fn to_server(&mut self, count: usize) -> bool {
+    fn reach_server(&mut self, count: usize) -> bool {
         if self.up.is_empty() || self.fault.is_some() {
             return false;
         }
@@ -138,7 +138,7 @@ impl Pair {
     }
 
     /// As a socket does that takes so many bytes at a time.
-    fn from_server(&mut self, count: usize) -> bool {
+    fn leave_server(&mut self, count: usize) -> bool {
         let before = self.down.len();
         if self.server.unsent().is_empty() && !self.server.is_greeting() && self.sent < self.outgoing.len() {
             self.server.seal(&self.outgoing[self.sent..]).unwrap();
@@ -151,7 +151,7 @@ impl Pair {
         self.down.len() > before
     }
 
-    fn to_client(&mut self, count: usize) -> bool {
+    fn reach_client(&mut self, count: usize) -> bool {
         let count = count.min(self.down.len());
         let mut bytes = &self.down[..count];
         while !bytes.is_empty() {
@@ -234,7 +234,7 @@ proptest! {
             None => pair.up = bytes(count, seed),
         }
         let mut number = random(seed);
-        while pair.to_server(1 + number() % 500) {}
+        while pair.reach_server(1 + number() % 500) {}
         pair.server.say_goodbye();
     }
 }
@@ -277,7 +277,7 @@ fn our_goodbye_reaches_the_peer() {
 fn what_is_no_tls_is_a_fault_and_an_alert_waits() {
     let mut pair = Pair::new(false);
     pair.up = b"SSH-2.0-x\r\n".map(|byte| byte | 0x20).to_vec();
-    pair.to_server(usize::MAX);
+    pair.reach_server(usize::MAX);
     assert!(pair.fault.is_some());
     // An alert: 21, a version, two bytes, of which the first says that it is fatal.
     let alert = pair.server.unsent();
@@ -291,7 +291,7 @@ fn what_is_no_tls_is_a_fault_and_an_alert_waits() {
 fn who_speaks_without_tls_is_told() {
     let mut pair = Pair::new(false);
     pair.up = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
-    pair.to_server(usize::MAX);
+    pair.reach_server(usize::MAX);
     assert!(pair.fault.is_some());
     let answer = std::str::from_utf8(pair.server.unsent()).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -308,7 +308,7 @@ fn a_damaged_record_is_a_fault_behind_what_came_before_it() {
     pair.client.writer().write_all(b"damaged").unwrap();
     pair.client_writes();
     pair.up[sound + 8] ^= 1;
-    pair.to_server(usize::MAX);
+    pair.reach_server(usize::MAX);
     assert_eq!(pair.heard_by_server, b"sound");
     assert!(pair.fault.is_some() && !pair.server.unsent().is_empty());
 }
@@ -324,7 +324,7 @@ fn a_message_of_the_handshake_without_end_is_a_fault() {
         pair.up.extend_from_slice(&(part.len() as u16).to_be_bytes());
         pair.up.extend_from_slice(part);
     }
-    while pair.to_server(5_000) {
+    while pair.reach_server(5_000) {
         assert!(pair.server.partial.len() <= RECORD_BYTES_MAX);
     }
     assert!(pair.fault.as_ref().is_some_and(|fault| fault.contains("longer than")), "{:?}", pair.fault);
@@ -362,9 +362,9 @@ fn all_together_hold_no_more_than_the_limit_and_whole_records_pass_all_the_same(
     while pair.heard_by_server.len() < said.len() || pair.sent < said.len() {
         pair.client_writes();
         let come = (1 + number() % 30_000).min(pair.up.len());
-        pair.to_server(pair.server.whole(&pair.up[..come]));
-        pair.from_server(usize::MAX);
-        pair.to_client(usize::MAX);
+        pair.reach_server(pair.server.whole(&pair.up[..come]));
+        pair.leave_server(usize::MAX);
+        pair.reach_client(usize::MAX);
         assert_eq!((pair.held(), &pair.fault), (held, &None));
     }
     pair.settle(|| usize::MAX);
@@ -399,7 +399,7 @@ fn what_is_whole_is_told_by_the_heads_of_records() {
     }
     assert_eq!((ends.len(), ends.last()), (4, Some(&up.len())));
     // With the beginning in hand, what is missing of it counts.
-    pair.to_server(3);
+    pair.reach_server(3);
     assert_eq!(pair.server.whole(&up[3..ends[1] - 1]), 0);
     assert_eq!(pair.server.whole(&up[3..ends[1]]), ends[1] - 3);
     // What is no record is taken, so that it is found out.

@@ -82,7 +82,7 @@ fn the_protocol_is_agreed_on_and_others_are_refused() {
     let stream =
         secure.certificates.connect_as(secure.server.addr, &["h2", "http/1.1"]).expect("one of them");
     assert_eq!(stream.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
-    let refused = secure.certificates.connect_as(secure.server.addr, &["h2"]).err().expect("not spoken");
+    let refused = secure.certificates.connect_as(secure.server.addr, &["h2"]).expect_err("not spoken");
     assert!(refused.to_string().contains("NoApplicationProtocol"), "{refused}");
     let stream = secure.certificates.connect_as(secure.server.addr, &[]).expect("who offers none is served");
     assert_eq!(stream.conn.alpn_protocol(), None);
@@ -281,6 +281,39 @@ fn who_is_slow_to_greet_is_closed_and_disturbs_nobody() {
 }
 
 #[test]
+fn who_holds_half_records_takes_nothing_from_the_others() {
+    let secure = Secure::start_with(Config { tls_bytes_total_max: 256 << 10, ..config() });
+    let begun = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0x3f, 0xfc], &[0; 15_000]].concat();
+    let greedy = |_| {
+        let mut stream = TcpStream::connect(secure.server.addr).unwrap();
+        stream.write_all(&begun).unwrap();
+        stream
+    };
+    let greedy: Vec<_> = (0..40).map(greedy).collect();
+    let mut healthy = Connection::open(&secure.echo_url(), &secure.options()).expect("served");
+    for count in [10, 40_000, 1 << 20] {
+        echo(&mut healthy, &pattern(count));
+    }
+    // Records that come in many pieces.
+    let mut stream = secure.connect();
+    stream.write_all(crate::answer::upgrade_request("/v1/echo", "").as_bytes()).unwrap();
+    let message = frame(BINARY, &pattern(40_000));
+    stream.conn.set_buffer_limit(None);
+    stream.conn.writer().write_all(&message).unwrap();
+    let mut sealed = Vec::new();
+    while stream.conn.wants_write() {
+        stream.conn.write_tls(&mut sealed).unwrap();
+    }
+    for piece in sealed.chunks(700) {
+        stream.sock.write_all(piece).unwrap();
+    }
+    let mut heard = vec![0; 129 + 4 + 40_000];
+    stream.read_exact(&mut heard).expect("the echo behind the answer");
+    drop(greedy);
+    secure.check_others();
+}
+
+#[test]
 fn what_is_no_greeting_is_answered_by_an_alert_and_closed() {
     let secure = Secure::start();
     let mut healthy = Client::websocket(secure.bridge, "/v1/echo");
@@ -353,7 +386,7 @@ fn a_new_certificate_is_for_new_connections_and_the_open_ones_go_on() {
     }
     secure.server.handle.reload();
     await_that("the new certificate is used", || renewed.connect(addr).is_ok());
-    let refused = before.connect(addr).err().expect("the old authority did not issue it");
+    let refused = before.connect(addr).expect_err("the old authority did not issue it");
     assert!(refused.to_string().contains("UnknownIssuer"), "{refused}");
     echo(&mut old, &pattern(100_000));
     secure.certificates = before;
