@@ -77,7 +77,7 @@ mod tests {
     fn nothing_of_a_signed_request_may_change() {
         let query = pairs(&[("model", "vad"), ("key_id", "k"), ("expires", "100")]);
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"secret");
-        let holds = |method, path, query: &[(String, String)], signature| {
+        let holds = |method, path: &str, query: &[(String, String)], signature: &str| {
             verify(&key, signature, method, path, query)
         };
         let signature = sign(b"secret", Method::Get, "/v1/stream", &query);

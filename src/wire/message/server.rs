@@ -699,7 +699,7 @@ mod tests {
         (prop::sample::select(reasons), texts, any::<(bool, Option<u64>)>()).prop_map(
             |(reason, (message, param, request_id), (fatal, retry_after_ms))| ErrorMessage {
                 retry_after_ms,
-                ..ErrorMessage::new(&Fault { reason, message, param }, &request_id, fatal)
+                ..ErrorMessage::new(&Fault { reason, message, param, retry_after: None }, &request_id, fatal)
             },
         )
     }

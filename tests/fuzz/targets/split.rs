@@ -87,7 +87,11 @@ fn observe(server: &mut Server, conn: ConnId, deeds: &mut Deeds) -> bool {
                 let runs = batch.sessions().iter().zip(batch.runs());
                 deeds.runs.extend(runs.map(|(session, run)| (*session, run.samples.len(), run.last)));
             }
-            Output::Flush(_) | Output::Abandon(_) | Output::Repository { .. } | Output::Drained => {}
+            Output::Flush(_)
+            | Output::Abandon(_)
+            | Output::Repository { .. }
+            | Output::ReadCredentials
+            | Output::Drained => {}
         }
     }
     // What was written is gone with a connection that closed: that it closed is then all that can be compared.
