@@ -29,6 +29,7 @@ mod calls;
 mod catalog;
 mod connection;
 mod contract;
+mod fair;
 mod limiter;
 mod limits;
 mod metrics;

@@ -27,7 +27,13 @@ impl Server {
     pub(super) fn form_batch(&mut self) -> Option<Batch> {
         let now = self.now.instant;
         loop {
-            let Formed { id, queue, members } = self.batcher.form(now)?;
+            let sessions = &self.sessions;
+            let run_max = self.config.run_max;
+            let cost = |member| match member {
+                Member::Session(id) => sessions.get(id).map_or(0, |session| session.run_cost(run_max)),
+                Member::Call(_) => 1,
+            };
+            let Formed { id, queue, members } = self.batcher.form(now, cost)?;
             let work = match queue {
                 Queue::Streams(model) => self.cut_runs(model, &members),
                 Queue::Calls(model) => self.gather_calls(model, &members, false),

@@ -95,13 +95,13 @@ impl Server {
         match BodyDecoder::new(&head.body, body_bytes_max) {
             Err(fault) => self.refuse(conn, &fault, &request_id, manners_before_body(&head)),
             Ok(_) if matches!(head.body, BodyFraming::None) => {
-                self.answer(conn, route, &head, &request_id, Vec::new())
+                self.answer(conn, route, &head, &request_id, Vec::new(), &principal)
             }
             Ok(decoder) => {
                 if head.expect_continue {
                     self.write(conn, |out| out.extend_from_slice(http::CONTINUE));
                 }
-                let pending = PendingBody { head, route, request_id, decoder, body: Vec::new() };
+                let pending = PendingBody { head, route, request_id, principal, decoder, body: Vec::new() };
                 self.set_pending(conn, Box::new(pending));
             }
         }
@@ -120,8 +120,8 @@ impl Server {
         match decoder.decode(&mut rest, body) {
             Ok(false) => self.set_pending(conn, pending),
             Ok(true) => {
-                let PendingBody { head, route, request_id, body, .. } = *pending;
-                self.answer(conn, route, &head, &request_id, body);
+                let PendingBody { head, route, request_id, principal, body, .. } = *pending;
+                self.answer(conn, route, &head, &request_id, body, &principal);
             }
             Err(fault) => {
                 self.refuse(conn, &fault, &pending.request_id, None);
@@ -215,7 +215,15 @@ impl Server {
     }
 
     /// Answers a request whose body, if any, is whole.
-    fn answer(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: &str, body: Vec<u8>) {
+    fn answer(
+        &mut self,
+        conn: ConnId,
+        route: Route,
+        head: &RequestHead,
+        request_id: &str,
+        body: Vec<u8>,
+        principal: &Principal,
+    ) {
         let manners = manners(head);
         let answer = match route {
             Route::Echo => {
@@ -226,7 +234,7 @@ impl Server {
                 Ok(json) => json_response(200, &json),
                 Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
             },
-            route if route.is_v2() => match self.on_v2(conn, route, head, body) {
+            route if route.is_v2() => match self.on_v2(conn, route, head, body, principal) {
                 Ok(Answered::Now(body)) => Response::new(200).with_body("application/json", body),
                 Ok(Answered::Later(asked)) => return self.wait_for(conn, asked, request_id, manners),
                 Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),

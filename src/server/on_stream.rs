@@ -379,7 +379,7 @@ impl Server {
             return;
         }
         let queue = Queue::Streams(session.model_id);
-        self.batcher.admit(queue, Member::Session(id), now);
+        self.batcher.admit(queue, &session.tenant(), Member::Session(id), now);
         if let Some(session) = self.sessions.get_mut(id) {
             session.queued = true;
         }
@@ -505,7 +505,7 @@ impl Server {
         self.access.release(&session.principal, 0, 1);
         self.charge_budget(session.charged, 0);
         if session.queued {
-            self.batcher.forget(Queue::Streams(session.model_id), Member::Session(id));
+            self.batcher.forget(Queue::Streams(session.model_id), &session.tenant(), Member::Session(id));
         }
         self.leave_model(session.model_id);
         if let Some(due) = session.timer {

@@ -10,6 +10,7 @@ use crate::id::{ConnId, ModelId};
 use crate::model::{Model, StreamState};
 use crate::reason::{Fault, Reason};
 use crate::server::buffer::{Ledger, StreamBuffer};
+use crate::server::fair::Tenant;
 use crate::time::Instant;
 use crate::wire::message::StreamParams;
 use crate::wire::wav::Decoder;
@@ -135,6 +136,11 @@ pub struct RunInFlight {
 }
 
 impl Session {
+    /// Whose share of the workers it takes.
+    pub fn tenant(&self) -> Tenant {
+        Tenant(Arc::clone(&self.principal.user))
+    }
+
     /// Whether a run should be made now.
     pub fn wants_run(&self) -> bool {
         if self.run.is_some() {
@@ -147,6 +153,11 @@ impl Session {
             Stage::Finishing(_) => true,
             Stage::Ending(_) => false,
         }
+    }
+
+    /// What its next run takes of its tenant's share: samples.
+    pub fn run_cost(&self, run_max: Duration) -> u64 {
+        self.buffer.held().min(self.samples_in(run_max))
     }
 
     /// When the audio that waits must be inferred even if chunks are missing.
