@@ -6,8 +6,9 @@
 //! Fair between tenants: within a queue by what they are given (`fair.rs`), and between queues goes the one with the tenant that
 //! has not been served for longest. A tenant alone is served in the order in which its members were ready.
 //!
-//! While a worker is free, whoever is due goes. While none is, only a full batch goes and waits for the next one: who would
-//! go in a smaller batch loses nothing by staying, and meets company.
+//! While a worker is free, whoever is due goes. While none is, a batch goes and waits for the next one only if some queue has a full
+//! one: who would go in a smaller batch loses nothing by staying, and meets company. But if a full one takes the place, it is given
+//! to whoever has the better right, full or not: or a queue that is always full would keep the others out for ever.
 //!
 //! Invariants: a member is queued at most once; batches in flight never exceed `in_flight_max`.
 
@@ -184,7 +185,9 @@ impl Batcher {
     /// Of the queues that are full, or for which a worker is free and that have waited long enough, the one with the tenant
     /// that has not been served for longest; of those, the one whose first has waited longest.
     fn next_queue(&self, now: Instant) -> Option<Queue> {
-        let free = self.has_free_worker();
+        // If a full batch takes the place, those who stayed for company lose it: then they are asked as well.
+        let taken = self.lines.values().any(|line| line.is_full() && line.may_depart());
+        let free = taken || self.has_free_worker();
         let is_due = |line: &Line| {
             let oldest = line.ready.oldest()?;
             let due = line.is_full() || free && now >= oldest + line.policy.queue_delay_max;
@@ -275,6 +278,12 @@ impl Batcher {
     pub fn oldest_wait(&self, now: Instant) -> Duration {
         let oldest = self.lines.values().filter_map(|line| line.ready.oldest());
         oldest.map(|since| now - since).max().unwrap_or_default()
+    }
+
+    /// How long the first in the queues has waited beyond the delay that is meant.
+    pub fn overdue_wait(&self, now: Instant) -> Duration {
+        let due = |line: &Line| Some(now - (line.ready.oldest()? + line.policy.queue_delay_max));
+        self.lines.values().filter_map(due).max().unwrap_or_default()
     }
 
     /// Batches with the workers.
@@ -485,12 +494,44 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_is_always_full_does_not_keep_a_small_one_out() {
+        let mut batcher = Batcher::new(1, 2);
+        batcher.open(queue(0), policy(2, 0));
+        batcher.open(queue(1), policy(2, 0));
+        let go = |batcher: &mut Batcher, ms| {
+            let formed = batcher.form(at(ms), one)?;
+            let Formed { id, queue, members } = formed;
+            batcher.depart(id, queue, members, at(ms));
+            Some((id, queue))
+        };
+        (0..20).for_each(|slot| batcher.admit(queue(0), &tenant(0), session(slot), at(0)));
+        let mut running = go(&mut batcher, 0).unwrap().0;
+        let mut waiting = go(&mut batcher, 0).unwrap().0;
+        batcher.admit(queue(1), &tenant(0), session(100), at(1));
+        batcher.admit(queue(1), &tenant(1), session(101), at(1));
+        batcher.forget(queue(1), &tenant(0), session(100));
+        let mut order = Vec::new();
+        for ms in 2..5 {
+            assert!(batcher.complete(running));
+            let (id, queue) = go(&mut batcher, ms).unwrap();
+            order.push(queue);
+            (running, waiting) = (waiting, id);
+        }
+        assert!(batcher.complete(waiting));
+        assert_eq!(order, [queue(1), queue(0), queue(0)]);
+    }
+
+    #[test]
     fn the_delay_counts_from_the_oldest_of_all_tenants() {
         let mut batcher = batcher(policy(8, 10), 8);
         batcher.admit(queue(0), &tenant(1), session(0), at(3));
         batcher.admit(queue(0), &tenant(0), session(1), at(4));
         assert_eq!(batcher.poll_timeout(), Some(at(13)));
         assert_eq!(batcher.oldest_wait(at(5)), Duration::from_millis(2));
+        assert_eq!(
+            (batcher.overdue_wait(at(13)), batcher.overdue_wait(at(17)).as_millis()),
+            (Duration::ZERO, 4)
+        );
         batcher.forget(queue(0), &tenant(1), session(0));
         assert_eq!((batcher.poll_timeout(), batcher.queued()), (Some(at(14)), 1));
         assert_eq!(batcher.form(at(14), one).unwrap().members, [session(1)]);
