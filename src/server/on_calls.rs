@@ -44,6 +44,7 @@ impl Server {
         if self.batcher.is_stuck() {
             return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
         }
+        self.check_pressure()?;
         self.admit_to(model)?;
         let now = self.now.instant;
         let pending = PendingCall {

@@ -10,7 +10,7 @@ use crate::server::catalog::Entry;
 use crate::server::connection::{
     Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
 };
-use crate::server::metrics::Served;
+use crate::server::metrics::{Served, pressure_json};
 use crate::server::on_access::{challenge, preflight};
 use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
@@ -134,8 +134,12 @@ impl Server {
     fn check_request(&self, conn: ConnId, route: Route, head: &RequestHead) -> Result<(), Fault> {
         let surplus = self.connections.get(conn).is_some_and(|connection| connection.surplus);
         if surplus && !route.is_control() {
-            let message =
-                format!("all {} connections are taken; try again later", self.config.connections_max);
+            let message = match self.check_pressure() {
+                Err(fault) => fault.message,
+                Ok(()) => {
+                    format!("all {} connections are taken; try again later", self.config.connections_max)
+                }
+            };
             return Err(Fault::new(Reason::Overloaded, message));
         }
         if matches!(route, Route::Unknown | Route::V2Unknown) {
@@ -301,6 +305,8 @@ impl Server {
             "ready": gauges.ready,
             "draining": self.drain.is_some(),
             "streams": { "running": gauges.sessions, "remaining": gauges.sessions_max - gauges.sessions },
+            "streams_remaining": gauges.streams_remaining,
+            "pressure": pressure_json(&gauges),
             "connections": {
                 "open": gauges.connections,
                 "remaining": gauges.connections_max.saturating_sub(gauges.connections),

@@ -116,6 +116,10 @@ pub struct Session {
     pub timer: Option<Instant>,
     /// Bytes charged to the audio budget.
     pub charged: usize,
+    /// Samples that it may hold while the server is overloaded and it holds more than its fair share; None: as all may.
+    pub credit_max: Option<u64>,
+    /// Told that there are no interim results for the time being.
+    pub warned_final_only: bool,
     /// Warned about samples that are not numbers.
     pub warned_not_finite: bool,
     /// Its client is to get back audio as long as it sends: a stretch without any ends it.
@@ -136,6 +140,11 @@ pub struct RunInFlight {
 }
 
 impl Session {
+    /// Samples that it may hold, where all may hold audio of that duration.
+    pub fn held_max(&self, held_max: Duration) -> u64 {
+        self.samples_in(held_max).min(self.credit_max.unwrap_or(u64::MAX))
+    }
+
     /// Whose share of the workers it takes.
     pub fn tenant(&self) -> Tenant {
         Tenant(Arc::clone(&self.principal.user))
