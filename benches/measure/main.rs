@@ -6,6 +6,7 @@
 //! cargo bench --bench measure -- ten                # ten clients at real time: added latency, CPU, memory
 //! cargo bench --bench measure -- control            # pongs and health while every worker is busy
 //! cargo bench --bench measure -- echo               # CPU for each message through the loop
+//! cargo bench --bench measure -- fair               # a modest user alone and beside a greedy one
 //! cargo bench --bench measure -- gru                # streams through a GRU against the bare model
 //! cargo bench --bench measure -- oip                # requests for inference against the bare model
 //! cargo bench --bench measure -- pool               # borrowing a connection against opening one
@@ -23,6 +24,7 @@
 mod bare;
 mod control;
 mod echo;
+mod fair;
 mod figures;
 mod gru;
 mod idle;
@@ -53,6 +55,10 @@ fn main() {
         }
         Some(("control", matches)) => control::run(number(matches, "streams"), seconds(matches)),
         Some(("echo", matches)) => echo::run(number(matches, "connections"), seconds(matches)),
+        Some(("fair", matches)) => {
+            let model = matches.get_one::<String>("model").expect("has a default");
+            fair::run(model, number(matches, "modest"), number(matches, "greedy"), seconds(matches));
+        }
         Some(("gru", matches)) => {
             let streams: Vec<usize> = matches.get_many("streams").expect("has a default").copied().collect();
             gru::run(folder(matches), &streams, seconds(matches));
@@ -75,6 +81,7 @@ fn everything() {
 
 fn command() -> Command {
     let model = Arg::new("model").long("model").default_value("vad").help("model of the streams");
+    let fair_model = model.clone().default_value("denoise");
     Command::new("measure")
         .about(
             "Measures the server from outside; without a command everything that needs no models, one after the other",
@@ -105,6 +112,14 @@ fn command() -> Command {
                 .about("CPU for each message of 640 bytes through the loop")
                 .arg(count("connections", "100"))
                 .arg(duration("5", "how long, for each number of messages on the way")),
+        )
+        .subcommand(
+            Command::new("fair")
+                .about("A user with few streams alone and beside one with many at full speed")
+                .arg(fair_model)
+                .arg(count("modest", "5"))
+                .arg(count("greedy", "100"))
+                .arg(duration("10", "how long, alone and again beside")),
         )
         .subcommand(
             Command::new("gru")

@@ -19,12 +19,17 @@ const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// Connects and upgrades at `target`, waiting for each step.
 pub fn connect(addr: SocketAddr, target: &str) -> TcpStream {
+    connect_with(addr, target, "")
+}
+
+/// The same with more header fields, each a whole line.
+pub fn connect_with(addr: SocketAddr, target: &str, head: &str) -> TcpStream {
     let mut stream = TcpStream::connect_timeout(&addr, DEADLINE).expect("the server listens");
     stream.set_nodelay(true).expect("a TCP socket");
     stream.set_read_timeout(Some(DEADLINE)).expect("a valid time");
     let request = format!(
         "GET {target} HTTP/1.1\r\nHost: suzu\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{head}\r\n"
     );
     stream.write_all(request.as_bytes()).expect("the server reads");
     let head = String::from_utf8(read_head(&mut stream)).expect("UTF-8");

@@ -17,7 +17,7 @@ use suzu::driver::Clock;
 use suzu::time::Instant;
 use suzu::wire::message::{Results, ServerMessage, StreamParams, Termination};
 
-const CHUNK: Duration = Duration::from_millis(100);
+pub const CHUNK: Duration = Duration::from_millis(100);
 const SAMPLE_RATE_HZ: u32 = 16_000;
 const CHUNK_BYTES: usize = 3_200;
 
@@ -26,6 +26,8 @@ const CHUNK_BYTES: usize = 3_200;
 pub struct Outcome {
     /// Added latency of each result.
     pub added: Vec<Duration>,
+    /// Time of the batch that each result came from.
+    pub infer: Vec<Duration>,
     /// Bytes of processed audio.
     pub audio_bytes: usize,
 }
@@ -43,8 +45,8 @@ pub fn run(model: &str, clients: usize, duration: Duration) {
             .map(|number| {
                 // People do not begin to speak in the same instant.
                 let start = began + CHUNK * number as u32 / clients as u32;
-                let (audio, addr) = (&audio, server.addr);
-                scope.spawn(move || speak(addr, model, audio, start, duration, &clock))
+                let speech = Speech { addr: server.addr, model, audio: &audio, start, duration, key: None };
+                scope.spawn(move || speak(speech, &clock))
             })
             .collect();
         std::thread::sleep(duration / 2);
@@ -79,26 +81,36 @@ pub fn sample() -> Vec<u8> {
 
 /// Opens a stream of [`sample`] audio.
 pub fn open(addr: SocketAddr, model: &str) -> (Sender, Receiver) {
+    open_with(addr, model, Vec::new())
+}
+
+fn open_with(addr: SocketAddr, model: &str, headers: Vec<(String, String)>) -> (Sender, Receiver) {
     let params = StreamParams {
         model: model.to_owned(),
         sample_rate_hz: SAMPLE_RATE_HZ,
         timing: true,
         ..StreamParams::default()
     };
-    let options = Options { params, ..Options::default() };
+    let options = Options { params, headers, ..Options::default() };
     Stream::connect(&format!("ws://{addr}"), &options).expect("the server takes the stream").split()
 }
 
+/// What a client is to say.
+pub struct Speech<'a> {
+    pub addr: SocketAddr,
+    pub model: &'a str,
+    pub audio: &'a [u8],
+    pub start: Instant,
+    pub duration: Duration,
+    /// Its credentials.
+    pub key: Option<&'a str>,
+}
+
 /// One client: speaks for `duration`, listens until the end.
-fn speak(
-    addr: SocketAddr,
-    model: &str,
-    audio: &[u8],
-    start: Instant,
-    duration: Duration,
-    clock: &Clock,
-) -> Outcome {
-    let (sender, receiver) = open(addr, model);
+pub fn speak(speech: Speech<'_>, clock: &Clock) -> Outcome {
+    let Speech { addr, model, audio, start, duration, key } = speech;
+    let headers = key.map(|key| ("Authorization".to_owned(), format!("Bearer {key}")));
+    let (sender, receiver) = open_with(addr, model, headers.into_iter().collect());
     let departures = Mutex::new(Vec::new());
     let chunks = duration.div_duration_f64(CHUNK) as u32;
     let (outcome, end) = std::thread::scope(|scope| {
@@ -119,7 +131,7 @@ fn speak(
 
 /// Receives until the end, with the departures of the chunks so far.
 fn listen(receiver: Receiver, departures: &Mutex<Vec<Instant>>, clock: &Clock) -> (Outcome, Termination) {
-    let mut added = Vec::new();
+    let (mut added, mut infer) = (Vec::new(), Vec::new());
     let (mut outcome, end) = drain(receiver, |results| {
         let arrived = clock.instant();
         let Some(timing) = results.timing else { panic!("timing was asked for") };
@@ -129,9 +141,11 @@ fn listen(receiver: Receiver, departures: &Mutex<Vec<Instant>>, clock: &Clock) -
         let departures = departures.lock().expect("the sender lives");
         // The last result holds what the end of the stream gave up; its audio was complete before.
         let departed = departures[chunk.min(departures.len() - 1)];
-        added.push((arrived - departed).saturating_sub(Duration::from_secs_f64(timing.infer_ms / 1e3)));
+        let took = Duration::from_secs_f64(timing.infer_ms / 1e3);
+        added.push((arrived - departed).saturating_sub(took));
+        infer.push(took);
     });
-    outcome.added = added;
+    (outcome.added, outcome.infer) = (added, infer);
     (outcome, end)
 }
 

@@ -123,6 +123,16 @@ settings! {
             why "The server itself holds under twenty; the rest is for what runs beside it in the process.";
     }
 
+    "Overload" {
+        /// Time that a run may wait for a worker; the server refuses, cuts and closes as it comes near (`docs/tuning.md`).
+        queue_wait_target: Duration = Time("1s", "1ms" ..= "1h"),
+            why "Where results stop being live. Streams at full speed wait for each other, so far less would refuse a healthy server.";
+
+        /// Time that a turn of the loop may take, in two seconds on end; the same follows as it comes near.
+        loop_lag_target: Duration = Time("100ms", "1ms" ..= "1h"),
+            why "A turn takes a millisecond; where each second has one of a tenth, the machine has no time for the server.";
+    }
+
     "Access" {
         /// File of keys and tokens that are taken; empty: nobody needs credentials.
         credentials_file: String = MaybeText(""), unit "path",

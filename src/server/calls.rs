@@ -9,6 +9,7 @@
 use crate::batch::{Call, Memory};
 use crate::id::{CallId, ConnId, ModelId};
 use crate::server::batcher::Queue;
+use crate::server::fair::Tenant;
 use crate::time::Instant;
 use crate::wire::oip;
 use std::collections::{BTreeMap, VecDeque};
@@ -17,6 +18,8 @@ use std::time::Duration;
 
 /// A request for inference whose body is here.
 pub struct PendingCall {
+    /// Whose share of the workers it takes.
+    pub tenant: Tenant,
     /// Who waits for the answer; None once that connection is gone.
     pub conn: Option<ConnId>,
     /// Which version of the model answers it.

@@ -56,6 +56,8 @@ pub struct PendingBody {
     pub route: Route,
     /// The request's name.
     pub request_id: String,
+    /// Who makes it.
+    pub principal: Arc<Principal>,
     /// Takes the framing off.
     pub decoder: BodyDecoder,
     /// The body so far.

@@ -5,6 +5,7 @@
 
 use crate::reason::Reason;
 use crate::server::contract::ProcessFigures;
+use crate::server::pressure::{Load, Resource, Rung};
 use crate::server::routes::{ROUTES, Route};
 use hdrhistogram::Histogram as Hdr;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -104,6 +105,18 @@ pub struct Gauges {
     pub memory_bound_bytes: u64,
     /// Principals and addresses whose use is remembered, and signed requests that were made.
     pub limiters: usize,
+    /// What each resource has of its target.
+    pub load: Load,
+    /// What the server does about it.
+    pub rung: Rung,
+    /// Streams whose credit is cut.
+    pub credit_cut: usize,
+    /// Streams at real time that could be taken besides.
+    pub streams_remaining: usize,
+    /// What each component holds of the memory, bytes.
+    pub memory_held: [(&'static str, u64); 6],
+    /// Bytes that the process may use.
+    pub memory_max: u64,
     /// Whether newcomers are served.
     pub ready: bool,
     /// Time since the server was made.
@@ -220,6 +233,7 @@ impl Metrics {
         self.register_counters(&mut registry);
         self.register_audio(&mut registry);
         register_gauges(&mut registry, gauges);
+        register_pressure(&mut registry, gauges);
         register_process(&mut registry, &gauges.process);
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -334,7 +348,11 @@ impl Metrics {
                 "queue_wait_ms": gauges.queue_wait.as_secs_f64() * 1000.0,
                 "batches_in_flight": gauges.batches_in_flight,
             },
+            "streams_remaining": gauges.streams_remaining,
+            "pressure": pressure_json(gauges),
             "memory": {
+                "max_bytes": gauges.memory_max,
+                "shares": Value::Object(memory_shares(gauges).map(|(name, share)| (name.to_owned(), json!(share))).collect()),
                 "resident_bytes": gauges.process.resident_bytes,
                 "bound_bytes": gauges.memory_bound_bytes,
                 "incoming_bytes": gauges.incoming_bytes,
@@ -399,6 +417,53 @@ impl<S: EncodeLabelSet> EncodeMetric for LabelledCounter<S> {
     fn metric_type(&self) -> MetricType {
         MetricType::Counter
     }
+}
+
+/// The same for what goes up and down.
+#[derive(Debug)]
+struct LabelledGauge<S>(Vec<(S, f64)>);
+
+impl<S: EncodeLabelSet> EncodeMetric for LabelledGauge<S> {
+    fn encode(&self, mut encoder: MetricEncoder) -> Result<(), std::fmt::Error> {
+        for (labels, value) in &self.0 {
+            encoder.encode_family(labels)?.encode_gauge(value)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Gauge
+    }
+}
+
+/// What part of `memory_max` each component holds.
+fn memory_shares(gauges: &Gauges) -> impl Iterator<Item = (&'static str, f64)> {
+    let max = gauges.memory_max.max(1) as f64;
+    gauges.memory_held.into_iter().map(move |(name, bytes)| (name, bytes as f64 / max))
+}
+
+/// The pressure of each resource, and what the server does about it.
+pub fn pressure_json(gauges: &Gauges) -> Value {
+    let mut json = json!({ "rung": gauges.rung.label(), "credit_cut": gauges.credit_cut });
+    for resource in Resource::ALL {
+        json[resource.label()] = json!((gauges.load.of(resource) * 1000.0).round() / 1000.0);
+    }
+    json
+}
+
+fn register_pressure(registry: &mut Registry, gauges: &Gauges) {
+    let load = Resource::ALL.map(|resource| ([("resource", resource.label())], gauges.load.of(resource)));
+    let help = "What a resource has of its target; the server does something about it from 0.7 on";
+    registry.register("pressure", help, LabelledGauge(load.into()));
+    let help = "What the server does: 0 nothing, 1 no interim results, 2 refuses newcomers, 3 cuts credit, 4 closes streams";
+    registry.register("pressure_rung", help, ConstGauge::new(gauges.rung as u64 as f64));
+    let help = "Streams whose credit is cut to their fair share";
+    registry.register("streams_cut", help, ConstGauge::new(gauges.credit_cut as f64));
+    let help = "Streams at real time that could be taken besides, by places and by what batches cost of late";
+    registry.register("streams_remaining", help, ConstGauge::new(gauges.streams_remaining as f64));
+    let shares = memory_shares(gauges).map(|(name, share)| ([("component", name)], share));
+    registry.register("memory_share", "What part of memory_max is held", LabelledGauge(shares.collect()));
+    registry.register("memory_max_bytes", "Memory allowed", ConstGauge::new(gauges.memory_max as f64));
 }
 
 fn by_reason(registry: &mut Registry, name: &str, help: &str, counts: &[u64; REASONS]) {

@@ -29,6 +29,7 @@ mod calls;
 mod catalog;
 mod connection;
 mod contract;
+mod fair;
 mod limiter;
 mod limits;
 mod metrics;
@@ -37,11 +38,13 @@ mod on_batch;
 mod on_calls;
 mod on_http;
 mod on_models;
+mod on_pressure;
 mod on_stream;
 mod on_time;
 mod on_upload;
 mod on_v2;
 mod on_websocket;
+mod pressure;
 mod random;
 mod routes;
 mod session;
@@ -66,6 +69,7 @@ use connection::Connection;
 use limits::Budgets;
 use metrics::{Gauges, Metrics};
 use on_models::OpenAsk;
+use pressure::{Pressure, Rung, StreamCost};
 use random::Random;
 use session::Session;
 use spares::Spares;
@@ -110,6 +114,14 @@ pub struct Server {
     began: Instant,
     now: Now,
     process: ProcessFigures,
+    /// The longest turn of the loop of late, as far as it counts as load.
+    loop_lag: Duration,
+    pressure: Pressure,
+    /// When the pressure was last looked at.
+    pressure_at: Option<Instant>,
+    cut_due: Instant,
+    close_due: Instant,
+    stream_cost: StreamCost,
     bound: MemoryBound,
     scratch: Vec<u8>,
 }
@@ -158,6 +170,12 @@ impl Server {
             began: now.instant,
             now,
             process: ProcessFigures::default(),
+            loop_lag: Duration::ZERO,
+            pressure: Pressure::default(),
+            pressure_at: None,
+            cut_due: Instant::default(),
+            close_due: Instant::default(),
+            stream_cost: StreamCost::default(),
             bound,
             scratch: Vec::new(),
         };
@@ -167,13 +185,16 @@ impl Server {
         Ok(server)
     }
 
-    /// Takes a connection in. Beyond `connections_max` a few more are taken in to be refused politely.
+    /// Takes a connection in. Beyond `connections_max`, or under overload, a few more are taken in to be refused politely, and to be
+    /// served health and metrics.
     ///
     /// # Errors
     /// [`Reason::Overloaded`] or [`Reason::Draining`]: there is no room even for that; [`Reason::QuotaReached`]: the address has
     /// all connections that it may have. Close the socket.
     pub fn accept(&mut self, peer: SocketAddr, now: Now) -> Result<ConnId, Reason> {
         self.now = now;
+        self.on_pressure();
+        self.settle();
         if self.drain.is_some() {
             return Err(Reason::Draining);
         }
@@ -181,7 +202,8 @@ impl Server {
             return Err(Reason::Overloaded);
         }
         self.access.enter(&self.config, peer.ip())?;
-        let surplus = self.connections.len() - self.surplus >= self.config.connections_max;
+        let full = self.connections.len() - self.surplus >= self.config.connections_max;
+        let surplus = full || self.pressure.rung() == Rung::Closing;
         self.surplus += usize::from(surplus);
         self.metrics.counters.connections_opened += 1;
         let conn = self.connections.insert(Connection::new(peer, surplus, now.instant));
@@ -192,12 +214,15 @@ impl Server {
     /// Whether [`Server::accept`] would take another connection in. If not, leave it in the listen backlog until a
     /// connection closes.
     pub fn can_accept(&self) -> bool {
-        self.drain.is_none() && self.connections.len() < self.config.connections_max + SURPLUS_MAX
+        let room = self.connections.len() < self.config.connections_max + SURPLUS_MAX;
+        let closing = self.pressure.rung() == Rung::Closing && self.surplus >= SURPLUS_MAX;
+        self.drain.is_none() && room && !closing
     }
 
     /// An event of the outside world. Cannot fail: it makes the server answer.
     pub fn handle_input(&mut self, input: Input<'_>, now: Now) {
         self.now = now;
+        self.on_pressure();
         match input {
             Input::Received { conn, bytes } => self.on_received(conn, bytes),
             Input::HalfClosed { conn } => self.on_half_closed(conn),
@@ -207,7 +232,7 @@ impl Server {
             Input::Repository { id, answer } => self.on_repository(id, answer),
             Input::Reload => self.on_reload(),
             Input::Credentials(keyring) => self.on_credentials(keyring),
-            Input::Process(figures) => self.process = figures,
+            Input::Process(figures) => self.on_process(figures),
             Input::Drain => self.on_drain(),
         }
         self.settle();
@@ -216,6 +241,7 @@ impl Server {
     /// Time has passed: does whatever became due. Harmless to call too often.
     pub fn handle_timeout(&mut self, now: Now) {
         self.now = now;
+        self.on_pressure();
         self.on_overdue();
         self.on_late_asks();
         self.on_session_timers();
@@ -245,7 +271,8 @@ impl Server {
     /// When [`Server::handle_timeout`] wants to be called, if ever.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(due, _)| *due);
-        let due = [timer, self.drain_due(), self.sweep_due, self.batcher.poll_timeout(), self.asks_due()];
+        let (batcher, pressure) = (self.batcher.poll_timeout(), self.pressure_due());
+        let due = [timer, self.drain_due(), self.sweep_due, batcher, self.asks_due(), pressure];
         due.into_iter().flatten().min()
     }
 
@@ -369,7 +396,8 @@ impl Server {
     }
 
     fn is_ready(&self) -> bool {
-        self.drain.is_none() && !self.batcher.is_stuck() && self.sessions.len() < self.config.sessions_max
+        let room = self.sessions.len() < self.config.sessions_max && self.pressure.rung() < Rung::Refusing;
+        self.drain.is_none() && !self.batcher.is_stuck() && room
     }
 
     fn gauges(&self) -> Gauges {
@@ -388,6 +416,12 @@ impl Server {
             audio_bytes: self.budgets.audio,
             memory_bound_bytes: self.bound.total(),
             limiters: self.access.remembered(),
+            load: self.pressure.load(),
+            rung: self.pressure.rung(),
+            credit_cut: self.sessions.iter().filter(|(_, session)| session.credit_max.is_some()).count(),
+            streams_remaining: self.streams_remaining(),
+            memory_held: self.memory_held(),
+            memory_max: self.config.memory_max as u64,
             ready: self.is_ready(),
             uptime: self.now.instant - self.began,
             process: self.process,

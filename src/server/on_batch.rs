@@ -27,7 +27,13 @@ impl Server {
     pub(super) fn form_batch(&mut self) -> Option<Batch> {
         let now = self.now.instant;
         loop {
-            let Formed { id, queue, members } = self.batcher.form(now)?;
+            let sessions = &self.sessions;
+            let run_max = self.config.run_max;
+            let cost = |member| match member {
+                Member::Session(id) => sessions.get(id).map_or(0, |session| session.run_cost(run_max)),
+                Member::Call(_) => 1,
+            };
+            let Formed { id, queue, members } = self.batcher.form(now, cost)?;
             let work = match queue {
                 Queue::Streams(model) => self.cut_runs(model, &members),
                 Queue::Calls(model) => self.gather_calls(model, &members, false),
@@ -94,12 +100,21 @@ impl Server {
         let facts = BatchFacts { size: batch.len(), infer_time: batch.infer_time };
         match batch.work {
             Work::Streams(Streams { sessions, runs, .. }) => {
+                self.learn_cost(&sessions, batch.infer_time);
                 for (session, run) in sessions.into_iter().zip(runs) {
                     self.on_outcome(session, run, facts);
                 }
             }
             Work::Calls(calls) => self.on_calls(calls, facts),
         }
+    }
+
+    /// How long a batch with the runs of these streams took.
+    fn learn_cost(&mut self, sessions: &[SessionId], infer_time: Duration) {
+        let seconds =
+            |session: &Session| session.buffer.in_flight() as f64 / f64::from(session.params.sample_rate_hz);
+        let audio_s = sessions.iter().filter_map(|id| self.sessions.get(*id)).map(seconds).sum();
+        self.stream_cost.learn(infer_time, audio_s);
     }
 
     fn on_outcome(&mut self, id: SessionId, run: Run, facts: BatchFacts) {

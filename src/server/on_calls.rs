@@ -14,6 +14,7 @@ use crate::server::Server;
 use crate::server::batcher::{Member, Queue};
 use crate::server::calls::{PendingCall, Sequence, SequenceKey};
 use crate::server::connection::Asked;
+use crate::server::fair::Tenant;
 use crate::server::on_batch::BatchFacts;
 use crate::wire::oip;
 use std::collections::VecDeque;
@@ -28,6 +29,7 @@ impl Server {
         conn: ConnId,
         model: ModelId,
         question: Question,
+        tenant: Tenant,
     ) -> Result<Asked, Fault> {
         if self.calls.len() >= self.config.calls_max {
             let message =
@@ -42,9 +44,11 @@ impl Server {
         if self.batcher.is_stuck() {
             return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
         }
+        self.check_pressure()?;
         self.admit_to(model)?;
         let now = self.now.instant;
         let pending = PendingCall {
+            tenant,
             conn: Some(conn),
             model,
             call: None,
@@ -68,7 +72,7 @@ impl Server {
         let Some(pending) = self.calls.get_mut(id) else { return };
         pending.call = Some(call);
         pending.queue = Some(queue);
-        self.batcher.admit(queue, Member::Call(id), self.now.instant);
+        self.batcher.admit(queue, &pending.tenant, Member::Call(id), self.now.instant);
     }
 
     /// Puts requests together for a worker: to be read only, or to be answered.
@@ -261,7 +265,7 @@ impl Server {
         let Some(pending) = self.calls.remove(id) else { return };
         self.budgets.calls -= pending.charged;
         if let Some(queue) = pending.queue {
-            self.batcher.forget(queue, Member::Call(id));
+            self.batcher.forget(queue, &pending.tenant, Member::Call(id));
         }
         self.leave_model(pending.model);
     }

@@ -10,7 +10,7 @@ use crate::server::catalog::Entry;
 use crate::server::connection::{
     Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
 };
-use crate::server::metrics::Served;
+use crate::server::metrics::{Served, pressure_json};
 use crate::server::on_access::{challenge, preflight};
 use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
@@ -95,13 +95,13 @@ impl Server {
         match BodyDecoder::new(&head.body, body_bytes_max) {
             Err(fault) => self.refuse(conn, &fault, &request_id, manners_before_body(&head)),
             Ok(_) if matches!(head.body, BodyFraming::None) => {
-                self.answer(conn, route, &head, &request_id, Vec::new())
+                self.answer(conn, route, &head, &request_id, Vec::new(), &principal)
             }
             Ok(decoder) => {
                 if head.expect_continue {
                     self.write(conn, |out| out.extend_from_slice(http::CONTINUE));
                 }
-                let pending = PendingBody { head, route, request_id, decoder, body: Vec::new() };
+                let pending = PendingBody { head, route, request_id, principal, decoder, body: Vec::new() };
                 self.set_pending(conn, Box::new(pending));
             }
         }
@@ -120,8 +120,8 @@ impl Server {
         match decoder.decode(&mut rest, body) {
             Ok(false) => self.set_pending(conn, pending),
             Ok(true) => {
-                let PendingBody { head, route, request_id, body, .. } = *pending;
-                self.answer(conn, route, &head, &request_id, body);
+                let PendingBody { head, route, request_id, principal, body, .. } = *pending;
+                self.answer(conn, route, &head, &request_id, body, &principal);
             }
             Err(fault) => {
                 self.refuse(conn, &fault, &pending.request_id, None);
@@ -134,8 +134,12 @@ impl Server {
     fn check_request(&self, conn: ConnId, route: Route, head: &RequestHead) -> Result<(), Fault> {
         let surplus = self.connections.get(conn).is_some_and(|connection| connection.surplus);
         if surplus && !route.is_control() {
-            let message =
-                format!("all {} connections are taken; try again later", self.config.connections_max);
+            let message = match self.check_pressure() {
+                Err(fault) => fault.message,
+                Ok(()) => {
+                    format!("all {} connections are taken; try again later", self.config.connections_max)
+                }
+            };
             return Err(Fault::new(Reason::Overloaded, message));
         }
         if matches!(route, Route::Unknown | Route::V2Unknown) {
@@ -215,7 +219,15 @@ impl Server {
     }
 
     /// Answers a request whose body, if any, is whole.
-    fn answer(&mut self, conn: ConnId, route: Route, head: &RequestHead, request_id: &str, body: Vec<u8>) {
+    fn answer(
+        &mut self,
+        conn: ConnId,
+        route: Route,
+        head: &RequestHead,
+        request_id: &str,
+        body: Vec<u8>,
+        principal: &Principal,
+    ) {
         let manners = manners(head);
         let answer = match route {
             Route::Echo => {
@@ -226,7 +238,7 @@ impl Server {
                 Ok(json) => json_response(200, &json),
                 Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
             },
-            route if route.is_v2() => match self.on_v2(conn, route, head, body) {
+            route if route.is_v2() => match self.on_v2(conn, route, head, body, principal) {
                 Ok(Answered::Now(body)) => Response::new(200).with_body("application/json", body),
                 Ok(Answered::Later(asked)) => return self.wait_for(conn, asked, request_id, manners),
                 Err(fault) => return self.refuse(conn, &fault, request_id, Some(manners)),
@@ -293,6 +305,8 @@ impl Server {
             "ready": gauges.ready,
             "draining": self.drain.is_some(),
             "streams": { "running": gauges.sessions, "remaining": gauges.sessions_max - gauges.sessions },
+            "streams_remaining": gauges.streams_remaining,
+            "pressure": pressure_json(&gauges),
             "connections": {
                 "open": gauges.connections,
                 "remaining": gauges.connections_max.saturating_sub(gauges.connections),

@@ -37,7 +37,7 @@ impl Server {
         if self.batcher.is_stuck() {
             return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
         }
-        Ok(())
+        self.check_pressure()
     }
 
     /// The largest message that a stream may send: as much audio as the server holds, within `message_bytes_max`.
@@ -117,6 +117,8 @@ impl Server {
             blocked_since: None,
             timer: None,
             charged: 0,
+            credit_max: None,
+            warned_final_only: false,
             warned_not_finite: false,
             whole_audio: false,
             params,
@@ -148,6 +150,7 @@ impl Server {
             let message = "this server keeps no sessions; a new stream begins".to_owned();
             self.send(conn, &ServerMessage::Warning(Warning { code: "resume_failed".into(), message }));
         }
+        self.warn_final_only(id);
     }
 
     fn begin_message(&self, session: &Session) -> Begin {
@@ -211,6 +214,7 @@ impl Server {
                 session.params.deadline_ms = deadline_ms.or(session.params.deadline_ms);
                 let configuration = Box::new(Configuration::from(&session.params));
                 self.tell(id, &ServerMessage::Configured { configuration });
+                self.warn_final_only(id);
             }
             ClientMessage::Finalize { id: name } => self.on_finalize(id, name),
             ClientMessage::CloseStream => self.finish(id, None),
@@ -278,7 +282,7 @@ impl Server {
         let held_max = self.config.audio_held_max;
         let crowded = self.budgets.audio >= self.config.audio_bytes_total_max;
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let half_full = session.buffer.held() >= session.samples_in(held_max) / 2;
+        let half_full = session.buffer.held() >= session.held_max(held_max) / 2;
         session.flush |= (half_full || crowded) && session.buffer.has_unit();
     }
 
@@ -296,7 +300,12 @@ impl Server {
         let crowded = self.budgets.audio > self.config.audio_bytes_total_max;
         let held_max = self.config.audio_held_max;
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let held_max = if crowded { 0 } else { session.samples_in(held_max) };
+        // Who asked to be closed is not closed for credit that it has not been told yet.
+        let held_max = match session.params.overflow {
+            _ if crowded => 0,
+            Overflow::Close => session.samples_in(held_max),
+            Overflow::Block | Overflow::DiscardOldest => session.held_max(held_max),
+        };
         if session.buffer.held() <= held_max {
             return;
         }
@@ -334,8 +343,12 @@ impl Server {
         if session.stage != Stage::Open || session.params.overflow != Overflow::Block {
             return false;
         }
-        let full = session.buffer.held() >= session.samples_in(self.config.audio_held_max);
-        full || (self.budgets.audio >= self.config.audio_bytes_total_max && session.buffer.held() > 0)
+        let held = session.buffer.held();
+        let full = held >= session.samples_in(self.config.audio_held_max);
+        // A stream with less than a unit could not go on by itself.
+        let goes_on = session.run.is_some() || session.buffer.has_unit();
+        let cut = goes_on && session.credit_max.is_some_and(|max| held >= max);
+        full || cut || (self.budgets.audio >= self.config.audio_bytes_total_max && session.buffer.held() > 0)
     }
 
     /// Remembers since when a stream's socket has not been read.
@@ -379,7 +392,7 @@ impl Server {
             return;
         }
         let queue = Queue::Streams(session.model_id);
-        self.batcher.admit(queue, Member::Session(id), now);
+        self.batcher.admit(queue, &session.tenant(), Member::Session(id), now);
         if let Some(session) = self.sessions.get_mut(id) {
             session.queued = true;
         }
@@ -505,7 +518,7 @@ impl Server {
         self.access.release(&session.principal, 0, 1);
         self.charge_budget(session.charged, 0);
         if session.queued {
-            self.batcher.forget(Queue::Streams(session.model_id), Member::Session(id));
+            self.batcher.forget(Queue::Streams(session.model_id), &session.tenant(), Member::Session(id));
         }
         self.leave_model(session.model_id);
         if let Some(due) = session.timer {
@@ -567,12 +580,12 @@ impl Server {
     }
 
     /// There may be room for what the stream's socket holds back, or no room needed any more.
-    fn wake(&mut self, id: SessionId) {
+    pub(super) fn wake(&mut self, id: SessionId) {
         self.awake.extend(self.sessions.get(id).and_then(|session| session.conn));
     }
 
     fn credit_ms(&self, session: &Session) -> f64 {
-        let held_max = session.samples_in(self.config.audio_held_max);
+        let held_max = session.held_max(self.config.audio_held_max);
         session.ms(held_max.saturating_sub(session.buffer.held()))
     }
 

@@ -1,5 +1,6 @@
 //! The Open Inference Protocol over HTTP: what models there are, how they fare, and the way to `on_infer`.
 
+use crate::auth::Principal;
 use crate::batch::{Question, Reply};
 use crate::id::ConnId;
 use crate::reason::{Fault, Reason};
@@ -7,10 +8,12 @@ use crate::server::Server;
 use crate::server::catalog::Entry;
 use crate::server::connection::{Asked, Phase};
 use crate::server::contract::RepositoryAsk;
+use crate::server::fair::Tenant;
 use crate::server::routes::{Captures, Route};
 use crate::wire::compress::Coding;
 use crate::wire::http::{Method, RequestHead, Response};
 use crate::wire::oip;
+use std::sync::Arc;
 
 /// The length of the JSON at the beginning of a body with binary tensors.
 const HEADER_LENGTH: &str = "Inference-Header-Content-Length";
@@ -34,11 +37,15 @@ impl Server {
         route: Route,
         head: &RequestHead,
         body: Vec<u8>,
+        principal: &Principal,
     ) -> Result<Answered, Fault> {
         let (_, captures) = Route::of_with_captures(&head.path);
         let name = captures.model.unwrap_or_default();
         match route {
-            Route::V2Infer => self.on_infer_request(conn, captures, head, body).map(Answered::Later),
+            Route::V2Infer => {
+                let tenant = Tenant(Arc::clone(&principal.user));
+                self.on_infer_request(conn, captures, head, body, tenant).map(Answered::Later)
+            }
             Route::V2Index => self.on_index_request(conn, head, &body),
             Route::V2Load => {
                 oip::parse_load(&body)?;
@@ -91,12 +98,13 @@ impl Server {
         captures: Captures<'_>,
         head: &RequestHead,
         body: Vec<u8>,
+        tenant: Tenant,
     ) -> Result<Asked, Fault> {
         let model = self.catalog.find_version(captures.model.unwrap_or_default(), captures.version)?;
         let coding = Coding::parse(head.header("content-encoding").unwrap_or_default())?;
         let header_len = head.header(HEADER_LENGTH).map(parse_length).transpose()?;
         let accept = Coding::negotiate(head.header("accept-encoding").unwrap_or_default());
-        self.on_infer(conn, model, Question::Raw { body, coding, header_len, accept })
+        self.on_infer(conn, model, Question::Raw { body, coding, header_len, accept }, tenant)
     }
 
     /// The index of models: at once, or after a look into their folder.

@@ -10,6 +10,7 @@ use crate::id::{ConnId, ModelId};
 use crate::model::{Model, StreamState};
 use crate::reason::{Fault, Reason};
 use crate::server::buffer::{Ledger, StreamBuffer};
+use crate::server::fair::Tenant;
 use crate::time::Instant;
 use crate::wire::message::StreamParams;
 use crate::wire::wav::Decoder;
@@ -115,6 +116,10 @@ pub struct Session {
     pub timer: Option<Instant>,
     /// Bytes charged to the audio budget.
     pub charged: usize,
+    /// Samples that it may hold while the server is overloaded and it holds more than its fair share; None: as all may.
+    pub credit_max: Option<u64>,
+    /// Told that there are no interim results for the time being.
+    pub warned_final_only: bool,
     /// Warned about samples that are not numbers.
     pub warned_not_finite: bool,
     /// Its client is to get back audio as long as it sends: a stretch without any ends it.
@@ -135,6 +140,16 @@ pub struct RunInFlight {
 }
 
 impl Session {
+    /// Samples that it may hold, where all may hold audio of that duration.
+    pub fn held_max(&self, held_max: Duration) -> u64 {
+        self.samples_in(held_max).min(self.credit_max.unwrap_or(u64::MAX))
+    }
+
+    /// Whose share of the workers it takes.
+    pub fn tenant(&self) -> Tenant {
+        Tenant(Arc::clone(&self.principal.user))
+    }
+
     /// Whether a run should be made now.
     pub fn wants_run(&self) -> bool {
         if self.run.is_some() {
@@ -147,6 +162,11 @@ impl Session {
             Stage::Finishing(_) => true,
             Stage::Ending(_) => false,
         }
+    }
+
+    /// What its next run takes of its tenant's share: samples.
+    pub fn run_cost(&self, run_max: Duration) -> u64 {
+        self.buffer.held().min(self.samples_in(run_max))
     }
 
     /// When the audio that waits must be inferred even if chunks are missing.

@@ -15,6 +15,8 @@ pub(super) const BYTES_MAX: usize = BUFFERS_MAX * CAPACITY_MAX;
 #[derive(Default)]
 pub(super) struct Spares {
     buffers: Vec<Vec<u8>>,
+    /// Memory is short: nothing is kept.
+    short: bool,
 }
 
 impl Spares {
@@ -25,16 +27,42 @@ impl Spares {
 
     /// A buffer that is not wanted any more.
     pub(super) fn give(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() <= CAPACITY_MAX && self.buffers.len() < BUFFERS_MAX {
+        if !self.short && buffer.capacity() <= CAPACITY_MAX && self.buffers.len() < BUFFERS_MAX {
             buffer.clear();
             self.buffers.push(buffer);
         }
+    }
+
+    /// Whether there is memory for buffers that nobody uses. If not, they are given back at once.
+    pub(super) fn keep(&mut self, keep: bool) {
+        self.short = !keep;
+        if self.short && !self.buffers.is_empty() {
+            self.buffers = Vec::new();
+        }
+    }
+
+    /// Bytes that are kept.
+    pub(super) fn bytes(&self) -> usize {
+        self.buffers.iter().map(Vec::capacity).sum()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_kept_while_memory_is_short() {
+        let mut spares = Spares::default();
+        spares.give(vec![1; 100]);
+        assert!(spares.bytes() >= 100);
+        spares.keep(false);
+        spares.give(vec![1; 100]);
+        assert_eq!(spares.bytes(), 0);
+        spares.keep(true);
+        spares.give(vec![1; 100]);
+        assert!(spares.bytes() >= 100);
+    }
 
     #[test]
     fn what_is_kept_is_bounded_and_empty() {

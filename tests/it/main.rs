@@ -17,6 +17,7 @@ mod limits;
 mod load;
 mod models_check;
 mod overflow;
+mod overload;
 mod pool;
 mod regressions;
 mod shutdown;

@@ -23,9 +23,12 @@ pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
 
-/// The defaults, on a free port of this machine, with one worker.
+/// The defaults, on a free port of this machine, with one worker. Overload by time is for the tests that want it: the machine may do
+/// other things meanwhile.
 pub fn config() -> Config {
-    Config { host: "127.0.0.1".to_owned(), port: 0, workers: 1, ..Config::default() }
+    let (queue_wait_target, loop_lag_target) = (Duration::from_secs(60), Duration::from_secs(60));
+    let host = "127.0.0.1".to_owned();
+    Config { host, port: 0, workers: 1, queue_wait_target, loop_lag_target, ..Config::default() }
 }
 
 /// A running server. Stopped when it goes out of scope.

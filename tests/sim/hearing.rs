@@ -26,6 +26,9 @@ pub struct Hearing {
     pub close: Option<Option<u16>>,
     /// It gets no audio back, whatever the model gives.
     pub deaf: bool,
+    /// How long each run waited for a worker, if the stream is told.
+    pub waits_ms: Vec<f64>,
+    suppressed: bool,
     message_seq: u64,
     results: u64,
     /// Where the last result ended on the stream's clock, if all results so far follow each other.
@@ -102,6 +105,12 @@ impl Hearing {
                     return Err("AudioAdded does not balance".into());
                 }
             }
+            ServerMessage::Warning(warning) if warning.code == "interim_results_suppressed" => {
+                tally.fire("told of no interim results");
+                if std::mem::replace(&mut self.suppressed, true) {
+                    return Err("told twice that there are no interim results".into());
+                }
+            }
             ServerMessage::Warning(_) | ServerMessage::Configured { .. } | ServerMessage::Reconnect(_) => {}
         }
         Ok(())
@@ -136,6 +145,7 @@ impl Hearing {
             return Err(format!("results go back to {} ms", results.start_ms));
         }
         self.last_start_ms = results.start_ms;
+        self.waits_ms.extend(results.timing.as_ref().map(|timing| timing.queue_ms));
         for tensor in results.outputs {
             let name = tensor.name.into_owned();
             match (self.outputs.get_mut(&name), tensor.data) {

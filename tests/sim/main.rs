@@ -4,11 +4,13 @@
 //! again. Everything follows from the seed: a failure says how to see it again.
 
 mod echo;
+mod fair;
 mod faults;
 mod frames;
 mod hearing;
 mod http;
 mod models;
+mod overload;
 mod peer;
 mod pipe;
 mod plants;

@@ -14,9 +14,10 @@ use crate::script;
 use crate::tensors;
 use crate::workers::{Troubles, Workers};
 use crate::world::{World, now_at};
+use std::collections::VecDeque;
 use std::time::Duration;
 use suzu::config::Config;
-use suzu::server::Server;
+use suzu::server::{ProcessFigures, Server};
 
 pub const MS: Micros = 1_000;
 pub const SECOND: Micros = 1_000_000;
@@ -67,7 +68,10 @@ impl Swarm {
 pub fn world(seed: u64, plant: Option<Plant>) -> World {
     let mut rng = Rng::new(seed);
     let mut swarm = Swarm::new(&mut rng);
-    let config = config(&mut rng, &swarm);
+    let mut config = config(&mut rng, &swarm);
+    // Drawn apart, so that the worlds stay what they were without it.
+    let mut strain = Rng::new(!seed.rotate_left(17));
+    config.queue_wait_target = pick_ms(&mut strain, &[20, 200, 1_000, 60_000]);
     let began = rng.pick(&[0, SECOND, 1_000_000 * SECOND]);
     let server = Server::new(config.clone(), models::registry(), rng.next(), now_at(began, 0))
         .unwrap_or_else(|error| panic!("seed {seed} drew limits that do not fit together: {error}"));
@@ -89,6 +93,9 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
             vec![(began + rng.range(0, 2 * SECOND), rng.pick(&[100 * MS, 40 * SECOND, 1800 * SECOND]))];
     }
     swarm.patient = world.jumps.is_empty() && config.sequence_idle_timeout >= Duration::from_secs(60);
+    if strain.chance(25) {
+        world.strains = strains(&mut strain, &config, began);
+    }
     let most = if swarm.tight { 8 } else { 14 };
     let count = rng.range(1, if swarm.crowd { 20 } else { most });
     for _ in 0..count {
@@ -112,6 +119,23 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
         world.peers.push(peer);
     }
     world
+}
+
+/// Times at which memory is short or the loop late, and at last neither.
+fn strains(rng: &mut Rng, config: &Config, began: Micros) -> VecDeque<(Micros, ProcessFigures)> {
+    let mut strains = VecDeque::new();
+    let mut at = began + rng.below(500 * MS);
+    let (memory, lag) = rng.pick(&[(true, false), (false, true), (true, true)]);
+    for _ in 0..rng.range(1, 5) {
+        let part = rng.pick(&[0.3, 0.72, 0.82, 0.92, 0.97]);
+        let resident_bytes = if memory { (config.memory_max as f64 * part) as u64 } else { 0 };
+        let loop_turn_max = if lag { config.loop_lag_target.mul_f64(part) } else { Duration::ZERO };
+        strains
+            .push_back((at, ProcessFigures { resident_bytes, loop_turn_max, ..ProcessFigures::default() }));
+        at += rng.pick(&[100 * MS, SECOND]);
+    }
+    strains.push_back((at, ProcessFigures::default()));
+    strains
 }
 
 fn pick_ms(rng: &mut Rng, of: &[u64]) -> Duration {

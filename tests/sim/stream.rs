@@ -7,7 +7,9 @@ use crate::peer::{Actor, Io};
 use crate::pipe::Micros;
 use crate::plants::{Kind, Plant};
 use crate::reference::{self, Sent};
+use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 use suzu::wire::message::{ClientMessage, StreamParams};
 
 /// What a client does next.
@@ -45,6 +47,8 @@ pub struct StreamClient {
     /// Neither delays nor stalls: what is due at once must come at once.
     pub quick: bool,
     pub plant: Option<Plant>,
+    /// Where to leave how long each run waited for a worker, milliseconds.
+    pub waits: Option<Rc<RefCell<Vec<f64>>>>,
     receiver: Receiver,
     hearing: Hearing,
     sent: Sent,
@@ -72,6 +76,7 @@ impl StreamClient {
             eager: false,
             quick: false,
             plant: None,
+            waits: None,
             receiver: Receiver::new(),
             hearing: Hearing::default(),
             sent: Sent { bytes: Vec::new(), gaps: Vec::new() },
@@ -313,6 +318,11 @@ impl Actor for StreamClient {
     }
 
     fn verdict(&mut self, cut: bool, tally: &mut Tally) -> Result<(), String> {
+        if let Some(waits) = &self.waits {
+            // The last run began to wait long before the stream's end called for it.
+            self.hearing.waits_ms.pop();
+            waits.borrow_mut().append(&mut self.hearing.waits_ms);
+        }
         if self.receiver.status() != Some(101) {
             if self.receiver.status().is_none() && !cut && !self.left {
                 return Err("no answer to the upgrade".into());
@@ -348,9 +358,10 @@ impl Actor for StreamClient {
                 .iter()
                 .any(|(.., why)| *why == suzu::wire::message::DiscardReason::Drain);
         let heard = reference::check(&self.hearing, &self.sent, &self.params, !forced);
-        // A drain whose time is up ends a stream between its last sample and its last window.
-        let drained = end.reason == "draining" && heard.is_err();
-        if drained {
+        // A drain whose time is up ends a stream between its last sample and its last window; so does overload, if the stream is
+        // the one that is closed for the others.
+        let cut_short = ["draining", "overloaded"].contains(&end.reason.as_ref()) && heard.is_err();
+        if cut_short {
             reference::check(&self.hearing, &self.sent, &self.params, false)?
         } else {
             heard?

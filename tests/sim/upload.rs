@@ -210,7 +210,7 @@ impl Uploader {
             || ["buffer_overflow", "blocked_too_long", "inference_failed"].contains(&end.reason.as_ref());
         let heard = reference::check(&hearing, &self.sent, &self.params, !forced);
         // A drain whose time is up ends a stream between its last sample and its last window.
-        if end.reason == "draining" && heard.is_err() {
+        if ["draining", "overloaded"].contains(&end.reason.as_ref()) && heard.is_err() {
             reference::check(&hearing, &self.sent, &self.params, false)?;
         } else {
             heard?;

@@ -11,10 +11,11 @@ use crate::rng::Rng;
 use crate::tensors::Folder;
 use crate::workers::{News, Workers};
 use crc32fast::Hasher;
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use suzu::id::ConnId;
-use suzu::server::{Input, Output, Server};
+use suzu::server::{Input, Output, ProcessFigures, Server};
 use suzu::time::{Instant, Now};
 
 /// Virtual time after which whatever still goes on goes on for ever.
@@ -35,6 +36,8 @@ pub struct World {
     folder: Folder,
     pub tally: Tally,
     pub drain_at: Option<Micros>,
+    /// What the driver tells of the process, and when.
+    pub strains: VecDeque<(Micros, ProcessFigures)>,
     pub jumps: Vec<(Micros, Micros)>,
     jumped: bool,
     /// Tells what happens, turn by turn.
@@ -77,6 +80,7 @@ impl World {
             workers,
             tally: Tally::default(),
             drain_at: None,
+            strains: VecDeque::new(),
             jumps: Vec::new(),
             jumped: false,
             verbose: false,
@@ -137,6 +141,7 @@ impl World {
     pub fn turn(&mut self) -> Result<bool, String> {
         self.turns += 1;
         self.harm_links();
+        self.strain();
         self.accept();
         self.receive();
         self.late_event();
@@ -147,6 +152,7 @@ impl World {
         self.play()?;
         if self.turns.is_multiple_of(16) {
             self.check_figures()?;
+            self.note_rung();
         }
         self.check_drain()?;
         self.advance()
@@ -196,7 +202,29 @@ impl World {
         });
         let peers = self.peers.iter().filter_map(Peer::next_at).min();
         let drain = self.drain_at.filter(|_| self.drain_began.is_none());
-        [timeout, peers, self.workers.next_at(), self.folder.next_at(), drain].into_iter().flatten().min()
+        let strain = self.strains.front().map(|(at, _)| *at);
+        let due = [timeout, peers, self.workers.next_at(), self.folder.next_at(), drain, strain];
+        due.into_iter().flatten().min()
+    }
+
+    /// The driver tells how the process fares.
+    fn strain(&mut self) {
+        while let Some((_, figures)) = self.strains.pop_front_if(|(at, _)| *at <= self.now) {
+            if figures.resident_bytes > 0 {
+                self.tally.fire("memory short");
+            }
+            if !figures.loop_turn_max.is_zero() {
+                self.tally.fire("loop late");
+            }
+            self.input(Input::Process(figures));
+        }
+    }
+
+    fn note_rung(&mut self) {
+        let figures = self.server.figures();
+        let rung = figures["pressure"]["rung"].as_str().unwrap_or_default();
+        self.tally.fire(&format!("rung {rung}"));
+        self.tally.add("credit cut", figures["pressure"]["credit_cut"].as_u64().unwrap_or(0));
     }
 
     fn harm_links(&mut self) {
@@ -526,6 +554,9 @@ impl World {
         .collect();
         if !left.is_empty() || !self.server.is_idle() || self.server.poll_timeout().is_some() {
             return Err(format!("all is over and something is left: {left:?}: {}", self.brief()));
+        }
+        if figures["pressure"]["rung"] != "normal" {
+            return Err(format!("nobody is there, and the server stands at {}", figures["pressure"]));
         }
         if self.drain_began.is_some() && !self.drained {
             return Err("the server is empty and never said Drained".into());
