@@ -337,7 +337,6 @@ impl World {
     fn obey(&mut self, output: Output) {
         match output {
             Output::Flush(conn) => self.known(conn).is_flushing = true,
-            Output::ReadCredentials => panic!("there is no file of credentials"),
             Output::SetReadable { conn, readable } => {
                 let link = self.known(conn);
                 assert_ne!(link.is_readable, readable, "{conn} is told what it knows");
