@@ -23,6 +23,10 @@ const CLOSE_INTERVAL: Duration = Duration::from_millis(250);
 /// No stream's credit is cut below this part of `audio_held_max`: it must be able to go on.
 const CREDIT_PART_MIN: u32 = 8;
 
+/// The part of the room for audio that fair shares are drawn from while it is nearly full: those who send as fast as the server
+/// reads are then held back below the rung at which streams are closed.
+const SHARED_PART: f64 = 0.85;
+
 /// What one stream holds and might hold, in seconds of audio.
 struct Holding {
     id: SessionId,
@@ -133,7 +137,8 @@ impl Server {
         Err(Fault::new(Reason::Overloaded, message))
     }
 
-    /// What every open stream holds, and its fair share: what all hold, divided by the users and then by each one's streams.
+    /// What every open stream holds, and its fair share: what all hold, but no more than there is room for, divided by the users
+    /// and then by each one's streams.
     fn holdings(&self) -> Vec<Holding> {
         let mut streams: BTreeMap<&Arc<str>, usize> = BTreeMap::new();
         let mut total = 0.0;
@@ -142,6 +147,8 @@ impl Server {
             *streams.entry(&session.principal.user).or_default() += 1;
             total += held_s(session);
         }
+        let room = SHARED_PART * self.config.audio_bytes_total_max as f64;
+        total *= (room / self.budgets.audio.max(1) as f64).min(1.0);
         let users = streams.len().max(1) as f64;
         let holding = |(id, session): (SessionId, &Session)| Holding {
             id,

@@ -7,6 +7,7 @@ use crate::test_models::{Gate, start_gated};
 use serde_json::{Value, json};
 use std::time::Duration;
 use suzu::config::Config;
+use suzu::model::Registry;
 use suzu::wire::message::Encoding;
 
 /// Streams that say so when there are no interim results.
@@ -108,6 +109,28 @@ fn under_lasting_overload_streams_are_closed_one_by_one_with_their_balance() {
     drop(gate);
     await_that("all is normal again", || get(server.addr, "/health/ready").status == 200);
     assert_eq!((first.finish().close, third.finish().close), (1000, 1000));
+}
+
+#[test]
+fn those_who_send_as_fast_as_they_can_are_held_back_and_not_closed() {
+    const STREAMS: usize = 8;
+    const SECONDS: usize = 60;
+    // Together they would hold twice what there is room for.
+    let config = Config { audio_bytes_total_max: 1 << 20, message_bytes_max: 64 << 10, ..config() };
+    let server = TestServer::start_with(config, Registry::builtin());
+    let streams = (0..STREAMS).map(|_| {
+        let addr = server.addr;
+        std::thread::spawn(move || {
+            let mut stream = StreamClient::open(addr, "/v1/stream?model=vad");
+            (0..SECONDS * 4).for_each(|_| stream.audio(&tone_ms(250)));
+            stream.finish()
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        let story = stream.join().unwrap();
+        assert_eq!((story.errors(), story.close), (Vec::new(), 1000));
+        assert_eq!(story.termination()["processed_ms"], json!(SECONDS * 1000));
+    }
 }
 
 #[test]
