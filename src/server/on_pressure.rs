@@ -27,6 +27,10 @@ const CREDIT_PART_MIN: u32 = 8;
 /// reads are then held back below the rung at which streams are closed.
 const SHARED_PART: f64 = 0.85;
 
+/// The most that the room for audio counts: short of closing anybody. Whoever fills it is not read until there is room again, so
+/// clients that send as fast as they can, which is no fault, fill it and are safe.
+const AUDIO_SHARE_MAX: f64 = 0.94;
+
 /// What one stream holds and might hold, in seconds of audio.
 struct Holding {
     id: SessionId,
@@ -72,7 +76,7 @@ impl Server {
         let bytes = |held: usize, max: usize| held as f64 / max.max(1) as f64;
         let (config, budgets) = (&self.config, &self.budgets);
         let memory = [
-            bytes(budgets.audio, config.audio_bytes_total_max),
+            bytes(budgets.audio, config.audio_bytes_total_max).min(AUDIO_SHARE_MAX),
             bytes(budgets.incoming, config.incoming_bytes_total_max),
             bytes(usize::try_from(self.process.resident_bytes).unwrap_or(usize::MAX), config.memory_max),
         ];
