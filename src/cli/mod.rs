@@ -20,7 +20,7 @@ mod tune;
 
 use crate::config::{Config, ConfigError};
 use crate::model::Registry;
-use crate::server::memory_bound;
+use crate::server::{cores, memory_bound, settle_workers};
 use clap::{ArgMatches, Command};
 use std::ffi::OsString;
 use std::fmt;
@@ -32,8 +32,10 @@ type Variables = [(OsString, OsString)];
 
 /// What the limits of a configuration add up to, a line for each part. More than the memory allowed is an error.
 fn memory_lines(config: &Config) -> Result<Vec<String>, ConfigError> {
-    let bound = memory_bound(config, Registry::builtin().iter());
-    bound.check(config)?;
+    let models = Registry::builtin();
+    let config = settle_workers(config.clone(), cores(), &models);
+    let bound = memory_bound(&config, models.iter());
+    bound.check(&config)?;
     Ok(bound.describe())
 }
 

@@ -82,7 +82,7 @@ settings! {
         listen_backlog: u32 = Number("4096", "1" ..= "65535"), unit "connections",
             why "Thousands of clients that reconnect at once after a restart fit; the usual 128 drops them.";
 
-        /// Threads that run models; 0 takes one less than the cores there are, at least one.
+        /// Threads that run models; 0: one less than the cores there are and no more than `memory_max` has room for, at least one.
         workers: usize = Number("0", "0" ..= "1024"), unit "threads",
             why "One core stays free for the poll loop, which everything else waits for.";
     }

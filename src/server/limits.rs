@@ -167,6 +167,20 @@ pub fn worker_count(config: &Config) -> usize {
     config.worker_count(cores())
 }
 
+/// The configuration with its workers settled: as configured, or one less than `cores`, but no more than `memory_max` has room
+/// for; at least one.
+pub fn settle_workers(config: Config, cores: usize, models: &Registry) -> Config {
+    let with = |workers| Config { workers, ..config.clone() };
+    let fits =
+        |workers: &usize| memory_bound(&with(*workers), models.iter()).total() <= config.memory_max as u64;
+    with(
+        (1..=config.worker_count(cores))
+            .rev()
+            .find(|workers| config.workers > 0 || fits(workers))
+            .unwrap_or(1),
+    )
+}
+
 /// Cores that this process may use.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -201,8 +215,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_fit_their_own_bound() {
-        let config = Config::default();
+    fn the_defaults_fit_their_own_bound_on_any_machine() {
+        for cores in [1, 2, 3, 4, 8, 64, 1024] {
+            for tls in ["", "pem"] {
+                let config = Config { tls_certificate: tls.into(), tls_key: tls.into(), ..Config::default() };
+                let config = settle_workers(config, cores, &Registry::builtin());
+                memory_bound(&config, Registry::builtin().iter()).check(&config).unwrap();
+                assert!(config.workers >= 1);
+            }
+        }
+        let roomy = Config { memory_max: 8 << 30, ..Config::default() };
+        assert_eq!(settle_workers(roomy, 8, &Registry::builtin()).workers, 7);
+        let asked = Config { workers: 5, ..Config::default() };
+        assert_eq!(
+            settle_workers(asked, 2, &Registry::builtin()).workers,
+            5,
+            "what was asked for is not changed"
+        );
+        let config = settle_workers(Config::default(), 2, &Registry::builtin());
         let bound = memory_bound(&config, Registry::builtin().iter());
         bound.check(&config).unwrap();
         assert!(bound.total() > (100 << 20), "the bound counts everything: {bound:?}");
@@ -210,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_defaults_fit_with_tls_too_and_it_is_counted() {
-        let plain = Config::default();
+        let plain = Config { workers: 1, ..Config::default() };
         let config =
             Config { tls_certificate: "chain.pem".into(), tls_key: "key.pem".into(), ..plain.clone() };
         let total = |config| memory_bound(config, Registry::builtin().iter()).total();

@@ -54,7 +54,7 @@ mod table;
 mod upload;
 
 pub use contract::{AskId, Found, Input, Output, ProcessFigures, RepositoryAnswer, RepositoryAsk};
-pub use limits::{MemoryBound, cores, memory_bound, worker_count};
+pub use limits::{MemoryBound, cores, memory_bound, settle_workers, worker_count};
 
 use crate::config::{Config, ConfigError};
 use crate::id::{CallId, ConnId, SessionId};
@@ -142,6 +142,14 @@ impl Server {
     /// A configuration that contradicts itself, or whose limits add up to more than `memory_max`.
     pub fn new(config: Config, models: Registry, seed: u64, now: Now) -> Result<Server, ConfigError> {
         config.validate()?;
+        let wanted = worker_count(&config);
+        let config = settle_workers(config, cores(), &models);
+        if config.workers < wanted {
+            let (workers, memory) = (config.workers, config.memory_max >> 20);
+            log::warn!(
+                "{workers} workers of {wanted}: memory_max = {memory} MiB has room for no more; raise it"
+            );
+        }
         let bound = memory_bound(&config, models.iter());
         bound.check(&config)?;
         limits::check_models(&config, &models)?;
