@@ -8,6 +8,7 @@ import functools
 import http.server
 import json
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -186,7 +187,14 @@ def node(world: World) -> str:
 
 
 class Page(http.server.SimpleHTTPRequestHandler):
-    """The page and the recording, and nothing in the log."""
+    """The page and the recording, and what the page tells at its end; nothing in the log."""
+
+    told: queue.Queue[dict] = queue.Queue()
+
+    def do_POST(self) -> None:
+        self.told.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(204)
+        self.end_headers()
 
     def log_message(self, *_: object) -> None:
         pass
@@ -219,15 +227,18 @@ def chromium(world: World) -> str:
 def look_at(browser: str, world: World, origin: str) -> dict:
     url = f"{origin}/page.html?port={world.plain}&token={world.token}"
     profile = world.work / "chromium"
-    dom = run(
-        browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-        f"--user-data-dir={profile}", "--virtual-time-budget=20000", "--dump-dom", url, timeout=120,
-    )
-    _, found, rest = dom.partition('<pre id="told">')
-    expect(found, dom[-400:])
-    text = rest.partition("</pre>")[0]
-    expect(text.strip(), "the page did not come to its end")
-    return json.loads(text)
+    command = [
+        browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+        f"--user-data-dir={profile}", url,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        return Page.told.get(timeout=TIMEOUT_S)
+    except queue.Empty:
+        raise Failed("the page did not come to its end") from None
+    finally:
+        process.terminate()
+        process.wait(TIMEOUT_S)
 
 
 def nginx(world: World) -> str:
