@@ -2,7 +2,7 @@
 //!
 //! With `TEST_TLS=1` in the environment every [`crate::support::TestServer`] stands behind such a bridge, so that
 //! the tests of everything else are tests of TLS too: `TEST_TLS=1 cargo test --test it`. The bridge goes on listening and has
-//! descriptors of its own, so five tests fail then that wait for a closed port or count descriptors: `draining_ends`,
+//! descriptors of its own, so tests that wait for a closed port or count descriptors fail then: `draining_ends`,
 //! `a_draining_server`, `after_a_restart`, `goes_on_trying` and `without_descriptors`.
 
 use crate::support::DEADLINE;
