@@ -1,8 +1,9 @@
 //! Certificates made for a test, and a bridge by which clients without TLS reach a server with it.
 //!
 //! With `TEST_TLS=1` in the environment every [`crate::support::TestServer`] stands behind such a bridge, so that
-//! the tests of everything else are tests of TLS too: `TEST_TLS=1 cargo test --test it`. Those that watch the
-//! buffers of the kernel, descriptors or resets see the bridge's and may fail then.
+//! the tests of everything else are tests of TLS too: `TEST_TLS=1 cargo test --test it`. The bridge goes on listening and has
+//! descriptors of its own, so tests that wait for a closed port or count descriptors fail then: `draining_ends`,
+//! `a_draining_server`, `after_a_restart`, `goes_on_trying` and `without_descriptors`.
 
 use crate::support::DEADLINE;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};

@@ -50,6 +50,8 @@ impl TestServer {
         #[cfg(feature = "tls")]
         if std::env::var_os("TEST_TLS").is_some() {
             let certificates = crate::bridge::Certificates::new();
+            // TLS adds to the bound, and these tests are of other things.
+            let config = Config { memory_max: config.memory_max.max(1 << 30), ..config };
             let mut server = Self::start_bare(certificates.on(config), models);
             server.addr = certificates.bridge(server.addr);
             return server;
