@@ -118,10 +118,11 @@ fn those_who_send_as_fast_as_they_can_are_held_back_and_not_closed() {
     // Together they would hold twice what there is room for.
     let config = Config { audio_bytes_total_max: 1 << 20, message_bytes_max: 64 << 10, ..config() };
     let server = TestServer::start_with(config, Registry::builtin());
-    let streams = (0..STREAMS).map(|_| {
-        let addr = server.addr;
+    // All are inside before the room is full, for newcomers are refused then.
+    let open = |_| StreamClient::open(server.addr, "/v1/stream?model=vad");
+    let streams: Vec<_> = (0..STREAMS).map(open).collect();
+    let streams = streams.into_iter().map(|mut stream| {
         std::thread::spawn(move || {
-            let mut stream = StreamClient::open(addr, "/v1/stream?model=vad");
             (0..SECONDS * 4).for_each(|_| stream.audio(&tone_ms(250)));
             stream.finish()
         })
