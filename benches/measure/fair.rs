@@ -11,10 +11,10 @@ use super::figures::{heading, line, ms, percentiles};
 use super::peer::{self, Crowd, MASK};
 use super::process::{DEADLINE, Server};
 use super::ten::{CHUNK, Outcome, Speech, sample, speak};
-use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use suzu::auth::{Scope, Scopes, key_entry};
 use suzu::driver::Clock;
 use suzu::wire::message::{ServerMessage, Termination};
 use suzu::wire::websocket::{Event, encode_binary, encode_text};
@@ -65,12 +65,7 @@ pub fn run(model: &str, modest: usize, greedy: usize, duration: Duration) {
 
 /// The key's entry in a file of credentials.
 fn entry(key: &str) -> String {
-    let mut hash = String::new();
-    for byte in suzu::auth::hash(key) {
-        write!(hash, "{byte:02x}").expect("a string grows");
-    }
-    let id = key.split('.').next().expect("there is always a first part");
-    format!("[[key]]\nid = \"{id}\"\nhash = \"sha256:{hash}\"\nscopes = [\"stream\"]\n\n")
+    key_entry(key, Scopes::default().with(Scope::Stream))
 }
 
 /// Prints the times and gives their p99.

@@ -28,10 +28,11 @@ pub const ALGORITHMS: [(&str, Algorithm); 4] = [
 
 /// A key that tokens are verified by, for one algorithm alone.
 pub(super) struct TokenKey {
-    pub name: Option<String>,
-    pub algorithm: Algorithm,
-    pub key: DecodingKey,
-    pub issue: Arc<Issue>,
+    name: Option<String>,
+    algorithm: Algorithm,
+    key: DecodingKey,
+    validation: Validation,
+    issue: Arc<Issue>,
 }
 
 /// What holds for all tokens of one entry of the file.
@@ -61,6 +62,32 @@ struct Claims {
 enum Words {
     Line(String),
     List(Vec<String>),
+}
+
+impl TokenKey {
+    pub(super) fn new(
+        name: Option<String>,
+        algorithm: Algorithm,
+        key: DecodingKey,
+        issue: &Arc<Issue>,
+    ) -> TokenKey {
+        let mut validation = Validation::new(algorithm);
+        // Times are held against the server's own clock.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        let mut required = vec!["exp", "sub"];
+        validation.validate_aud = !issue.audiences.is_empty();
+        if validation.validate_aud {
+            required.push("aud");
+            validation.set_audience(&issue.audiences);
+        }
+        if !issue.issuers.is_empty() {
+            required.push("iss");
+            validation.set_issuer(&issue.issuers);
+        }
+        validation.set_required_spec_claims(&required);
+        TokenKey { name, algorithm, key, validation, issue: Arc::clone(issue) }
+    }
 }
 
 /// Whose token it is.
@@ -98,33 +125,19 @@ enum Trial {
 }
 
 fn verify_by(key: &TokenKey, token: &str, now_unix_ms: u64) -> Result<Principal, Trial> {
-    let issue = &key.issue;
-    let mut validation = Validation::new(key.algorithm);
-    validation.validate_exp = false;
-    validation.validate_nbf = false;
-    let mut required = vec!["exp", "sub"];
-    validation.validate_aud = !issue.audiences.is_empty();
-    if validation.validate_aud {
-        required.push("aud");
-        validation.set_audience(&issue.audiences);
-    }
-    if !issue.issuers.is_empty() {
-        required.push("iss");
-        validation.set_issuer(&issue.issuers);
-    }
-    validation.set_required_spec_claims(&required);
-    let claims = jsonwebtoken::decode::<Claims>(token, &key.key, &validation).map_err(explain)?.claims;
-    check_claims(claims, issue, now_unix_ms).map_err(Trial::Refused)
+    // Two issuers may share a key, so whatever is wrong here, another entry may be the right one.
+    let decoded = jsonwebtoken::decode::<Claims>(token, &key.key, &key.validation)
+        .map_err(|error| Trial::OtherKey(refuse(&explain(&error))))?;
+    check_claims(decoded.claims, &key.issue, now_unix_ms).map_err(Trial::Refused)
 }
 
-fn explain(error: jsonwebtoken::errors::Error) -> Trial {
+fn explain(error: &jsonwebtoken::errors::Error) -> String {
     match error.kind() {
-        ErrorKind::InvalidSignature => Trial::OtherKey(refuse("its signature is by none of the keys")),
-        // Two issuers may share a key.
-        ErrorKind::InvalidAudience => Trial::OtherKey(refuse("it is meant for another audience")),
-        ErrorKind::InvalidIssuer => Trial::OtherKey(refuse("it is by an issuer that is not trusted")),
-        ErrorKind::MissingRequiredClaim(claim) => Trial::OtherKey(refuse(&format!("it has no `{claim}`"))),
-        _ => Trial::OtherKey(refuse("it cannot be read")),
+        ErrorKind::InvalidSignature => "its signature is by none of the keys".into(),
+        ErrorKind::InvalidAudience => "it is meant for another audience".into(),
+        ErrorKind::InvalidIssuer => "it is by an issuer that is not trusted".into(),
+        ErrorKind::MissingRequiredClaim(claim) => format!("it has no `{claim}`"),
+        _ => "it cannot be read".into(),
     }
 }
 

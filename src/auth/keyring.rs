@@ -10,7 +10,7 @@ use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, KeyAlgo
 use jsonwebtoken::{Algorithm, DecodingKey};
 use ring::{digest, hmac};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// Bytes that a secret has at least: those of the hash (RFC 7518, section 3.2, and RFC 2104, section 3).
-pub const SECRET_BYTES_MIN: usize = 32;
+const SECRET_BYTES_MIN: usize = 32;
 /// The leeway for clocks that differ, if an entry names none.
 const LEEWAY: Duration = Duration::from_secs(30);
 
@@ -28,6 +28,8 @@ pub struct Keyring {
     tokens: Vec<TokenKey>,
     keys: BTreeMap<String, ApiKey>,
     signers: BTreeMap<String, Signer>,
+    /// The ids of all entries.
+    sources: BTreeSet<String>,
 }
 
 struct ApiKey {
@@ -180,10 +182,7 @@ impl Keyring {
 
     /// Whether that entry is still there: what it vouched for goes on only then.
     pub fn knows(&self, source: &str) -> bool {
-        let issues = self.tokens.iter().map(|key| &*key.issue.source);
-        let owners =
-            self.keys.values().map(|key| &key.owner).chain(self.signers.values().map(|key| &key.owner));
-        issues.chain(owners.map(|owner| &*owner.source)).any(|known| known == source)
+        self.sources.contains(source)
     }
 
     /// Who makes this request; `None` if it presents nothing.
@@ -219,7 +218,7 @@ impl Keyring {
                     return Err(Fault::new(Reason::Unauthorized, message));
                 };
                 let once = Once { expires_unix_ms: expires, signature: signature.to_ascii_lowercase() };
-                let principal = signer.owner.principal(None);
+                let principal = signer.owner.principal();
                 Ok(Some(Authenticated { principal, once: Some(once) }))
             }
         }
@@ -232,14 +231,14 @@ impl Keyring {
         let expected = found.map_or([0; 32], |key| key.hash);
         let right: bool = hash(secret).ct_eq(&expected).into();
         match found.filter(|_| right) {
-            Some(key) => Ok(key.owner.principal(None)),
+            Some(key) => Ok(key.owner.principal()),
             None => Err(Fault::new(Reason::Unauthorized, "the key is not known")),
         }
     }
 
     fn add_tokens(&mut self, entry: JwtEntry, sources: &Sources<'_>) -> Result<(), String> {
         check_id(&entry.id)?;
-        self.check_new(&entry.id)?;
+        self.add_source(&entry.id)?;
         let leeway = match &entry.leeway {
             None => LEEWAY,
             Some(text) => {
@@ -287,12 +286,12 @@ impl Keyring {
             (_, Some(path)) => public_key(algorithm, &sources.read(&path)?)
                 .map_err(|error| format!("{} is no public key for {word}: {error}", path.display()))?,
         };
-        self.tokens.push(TokenKey { name: entry.kid, algorithm, key, issue });
+        self.tokens.push(TokenKey::new(entry.kid, algorithm, key, &issue));
         Ok(())
     }
 
     fn add_key(&mut self, entry: KeyEntry) -> Result<(), String> {
-        self.check_new(&entry.id)?;
+        self.add_source(&entry.id)?;
         let hex =
             entry.hash.strip_prefix("sha256:").ok_or("hash begins with \"sha256:\"; see `suzu token key`")?;
         let hash = data_encoding::HEXLOWER_PERMISSIVE.decode(hex.as_bytes()).ok();
@@ -303,7 +302,7 @@ impl Keyring {
     }
 
     fn add_signer(&mut self, entry: SignerEntry, sources: &Sources<'_>) -> Result<(), String> {
-        self.check_new(&entry.id)?;
+        self.add_source(&entry.id)?;
         let secret = sources.secret(entry.secret_env, entry.secret_file)?;
         let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
         let owner = Owner::new(&entry.id, entry.user, &entry.scopes, entry.limits)?;
@@ -311,10 +310,11 @@ impl Keyring {
         Ok(())
     }
 
-    fn check_new(&self, id: &str) -> Result<(), String> {
-        match self.knows(id) {
-            true => Err("another entry has that id".into()),
-            false => Ok(()),
+    /// An entry has that id.
+    fn add_source(&mut self, id: &str) -> Result<(), String> {
+        match self.sources.insert(id.to_owned()) {
+            true => Ok(()),
+            false => Err("another entry has that id".into()),
         }
     }
 }
@@ -330,12 +330,12 @@ impl Owner {
         })
     }
 
-    fn principal(&self, expires_unix_ms: Option<u64>) -> Principal {
+    fn principal(&self) -> Principal {
         Principal {
             user: Arc::clone(&self.user),
             source: Arc::clone(&self.source),
             scopes: self.scopes,
-            expires_unix_ms,
+            expires_unix_ms: None,
             allowance: self.allowance,
         }
     }
@@ -349,29 +349,62 @@ struct Sources<'a> {
 
 impl Sources<'_> {
     fn read(&self, path: &Path) -> Result<Vec<u8>, String> {
-        let path = self.folder.join(path);
-        fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))
+        read(&self.folder.join(path))
     }
 
     fn secret(&self, variable: Option<String>, file: Option<PathBuf>) -> Result<Vec<u8>, String> {
-        let secret = match (variable, file) {
-            (Some(name), None) => {
-                (self.variable)(&name).ok_or_else(|| format!("the variable {name} is not set"))?.into_bytes()
-            }
-            (None, Some(path)) => self.read(&path)?.trim_ascii_end().to_vec(),
-            _ => return Err("give one of secret_env and secret_file".into()),
-        };
-        match secret.len() >= SECRET_BYTES_MIN {
-            true => Ok(secret),
-            false => {
-                Err(format!("the secret has {} bytes; at least {SECRET_BYTES_MIN} are safe", secret.len()))
-            }
+        match (variable, file) {
+            (Some(name), None) => check_secret((self.variable)(&name), &name),
+            (None, Some(path)) => secret_of_file(&self.folder.join(path)),
+            _ => Err("give one of secret_env and secret_file".into()),
         }
     }
 }
 
+/// The secret that a variable holds.
+///
+/// # Errors
+/// The variable is not set, or the secret is too short to be safe.
+pub fn secret_of_variable(name: &str) -> Result<Vec<u8>, String> {
+    check_secret(std::env::var(name).ok(), name)
+}
+
+/// The secret that is in a file, without the end of its line.
+///
+/// # Errors
+/// The file cannot be read, or the secret is too short to be safe.
+pub fn secret_of_file(path: &Path) -> Result<Vec<u8>, String> {
+    check_length(read(path)?.trim_ascii_end().to_vec())
+}
+
+fn check_secret(value: Option<String>, variable: &str) -> Result<Vec<u8>, String> {
+    check_length(value.ok_or_else(|| format!("the variable {variable} is not set"))?.into_bytes())
+}
+
+fn check_length(secret: Vec<u8>) -> Result<Vec<u8>, String> {
+    match secret.len() >= SECRET_BYTES_MIN {
+        true => Ok(secret),
+        false => Err(format!(
+            "the secret has {} bytes; at least {SECRET_BYTES_MIN} are safe: `openssl rand -hex 32` makes one",
+            secret.len()
+        )),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    fs::read(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The entry of an API key for the file of credentials. The key begins with its id and a dot.
+pub fn key_entry(key: &str, scopes: Scopes) -> String {
+    let id = key.split('.').next().unwrap_or_default();
+    let hash = data_encoding::HEXLOWER.encode(&hash(key));
+    let scopes: Vec<_> = scopes.words().split_whitespace().map(|word| format!("\"{word}\"")).collect();
+    format!("[[key]]\nid = \"{id}\"\nhash = \"sha256:{hash}\"\nscopes = [{}]\n", scopes.join(", "))
+}
+
 /// The SHA-256 of a key. A key is random and long, so a fast hash without salt does: there is nothing to guess.
-pub fn hash(key: &str) -> [u8; 32] {
+fn hash(key: &str) -> [u8; 32] {
     let mut hash = [0; 32];
     hash.copy_from_slice(digest::digest(&digest::SHA256, key.as_bytes()).as_ref());
     hash
@@ -422,7 +455,7 @@ fn token_key(jwk: &Jwk, issue: &Arc<Issue>) -> Option<TokenKey> {
         return None;
     }
     let key = DecodingKey::from_jwk(jwk).ok()?;
-    Some(TokenKey { name: jwk.common.key_id.clone(), algorithm, key, issue: Arc::clone(issue) })
+    Some(TokenKey::new(jwk.common.key_id.clone(), algorithm, key, issue))
 }
 
 /// A secret in a URL is kept by histories and by the logs of others, so only a token that soon ends may stand there.

@@ -12,7 +12,10 @@ mod principal;
 mod signed;
 
 pub use jwt::{ALGORITHMS, NewToken, mint};
-pub use keyring::{Authenticated, Keyring, Lifetimes, Once, SECRET_BYTES_MIN, algorithm, check_id, hash};
+pub use keyring::{
+    Authenticated, Keyring, Lifetimes, Once, algorithm, check_id, key_entry, secret_of_file,
+    secret_of_variable,
+};
 pub use presented::{Presented, QUERY_NAMES};
 pub use principal::{Allowance, Principal, Scope, Scopes};
-pub use signed::{canonical_query, sign};
+pub use signed::sign;

@@ -17,7 +17,7 @@ use ring::hmac;
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The query's pairs as they are signed.
-pub fn canonical_query(query: &[(String, String)]) -> String {
+fn canonical_query(query: &[(String, String)]) -> String {
     let mut pairs: Vec<_> = query.iter().filter(|(name, _)| name != "signature").collect();
     pairs.sort();
     let encode = |text| utf8_percent_encode(text, ENCODED);

@@ -21,7 +21,7 @@ Serve audio streams and requests (the default command)
 
 Listens on one port for HTTP and WebSocket.
 SIGTERM or SIGINT finishes what is in flight and exits with 0; a second one exits at once.
-SIGHUP loads the models of the folder and the certificate again; what is in progress finishes on the old ones.";
+SIGHUP reads models, credentials and certificate again; streams in progress finish on their models.";
 
 const EXAMPLES: &str = "\
 A flag beats its environment variable, which beats the file, which beats the default.
@@ -135,8 +135,8 @@ fn cannot_listen(place: &str, error: &io::Error) -> Error {
     Error::failed(format!("cannot listen on {place}: {error}. What to do: {advice}."))
 }
 
-/// SIGHUP loads the models and the certificate again. The first SIGTERM or SIGINT drains; the second ends the process as the signal itself
-/// would have.
+/// SIGHUP reads models, credentials and certificate again. The first SIGTERM or SIGINT drains; the second ends the process as
+/// the signal itself would have.
 fn obey_signals(handle: Handle) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
     let watch = move || {
@@ -144,7 +144,7 @@ fn obey_signals(handle: Handle) -> io::Result<()> {
         for signal in signals.forever() {
             let name = name_of(signal);
             if signal == SIGHUP {
-                info!("{name} came: loading the models and the certificate again");
+                info!("{name} came: reading models, credentials and certificate again");
                 handle.reload();
             } else if draining {
                 warn!("{name} came again: ending at once");

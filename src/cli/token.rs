@@ -1,7 +1,7 @@
 //! `suzu token`: makes what credentials are made of. Talks to no server and reads no clock but to say when things end.
 
 use super::{Error, print};
-use crate::auth::{self, ALGORITHMS, NewToken, SECRET_BYTES_MIN, Scopes};
+use crate::auth::{self, ALGORITHMS, NewToken, Scopes};
 use crate::client::Url;
 use crate::driver::Clock;
 use crate::wire::http::Method;
@@ -42,6 +42,11 @@ fn file(name: &'static str, help: &'static str) -> Arg {
     option(name, "FILE", help).value_parser(ValueParser::path_buf())
 }
 
+/// Where the secret is: never on the command line, which others can see.
+fn secret_args(variable: &'static str, path: &'static str) -> [Arg; 2] {
+    [option("secret-env", "NAME", variable), file("secret-file", path).conflicts_with("secret-env")]
+}
+
 fn expires_in(default: &'static str) -> Arg {
     option("expires-in", "TIME", "How long it holds, such as 5min or 12h")
         .default_value(default)
@@ -69,8 +74,7 @@ fn jwt_command() -> Command {
                 .default_value("HS256")
                 .value_parser(ALGORITHMS.map(|(name, _)| name)),
         )
-        .arg(option("secret-env", "NAME", "HS256: the variable that has the secret"))
-        .arg(file("secret-file", "HS256: the file that has the secret").conflicts_with("secret-env"))
+        .args(secret_args("HS256: the variable that has the secret", "HS256: the file that has the secret"))
         .arg(
             file("private-key-file", "The others: the private key, a PEM file")
                 .conflicts_with_all(["secret-env", "secret-file"]),
@@ -87,8 +91,7 @@ fn url_command() -> Command {
         .about("Sign a URL, which can then be opened once")
         .arg(Arg::new("url").value_name("URL").required(true).help("ws:// or http://, with its query"))
         .arg(option("id", "ID", "The signer's name in the file of credentials").required(true))
-        .arg(option("secret-env", "NAME", "The variable that has the secret"))
-        .arg(file("secret-file", "The file that has the secret").conflicts_with("secret-env"))
+        .args(secret_args("The variable that has the secret", "The file that has the secret"))
         .arg(option("method", "NAME", "The method").default_value("GET").value_parser(["GET", "POST"]))
         .arg(expires_in("5min"))
 }
@@ -125,12 +128,7 @@ fn key(matches: &ArgMatches) -> Result<(), Error> {
     let mut random = [0; KEY_BYTES];
     SystemRandom::new().fill(&mut random).map_err(|_| Error::failed("the system gives no random bytes"))?;
     let key = format!("{id}.{}", data_encoding::BASE64URL_NOPAD.encode(&random));
-    let words: Vec<_> = scopes.words().split_whitespace().map(|word| format!("\"{word}\"")).collect();
-    let mut entry = format!(
-        "[[key]]\nid = \"{id}\"\nhash = \"sha256:{}\"\nscopes = [{}]\n",
-        data_encoding::HEXLOWER.encode(&auth::hash(&key)),
-        words.join(", ")
-    );
+    let mut entry = auth::key_entry(&key, scopes);
     if let Some(user) = text(matches, "user") {
         // A string of JSON is one of TOML.
         entry.push_str(&format!("user = {}\n", serde_json::Value::from(user)));
@@ -206,20 +204,12 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|error| Error::failed(format!("cannot read {}: {error}", path.display())))
 }
 
-/// The secret that the options name: from a variable or a file, never from the command line, which others can see.
+/// The secret that the options name.
 fn secret(matches: &ArgMatches) -> Result<Vec<u8>, Error> {
-    let secret = match (text(matches, "secret-env"), matches.get_one::<PathBuf>("secret-file")) {
-        (Some(name), _) => std::env::var(name)
-            .map_err(|_| Error::usage(format!("--secret-env {name}: the variable is not set")))?
-            .into_bytes(),
-        (None, Some(path)) => read(path)?.trim_ascii_end().to_vec(),
-        (None, None) => return Err(Error::usage("say where the secret is: --secret-env or --secret-file")),
-    };
-    match secret.len() >= SECRET_BYTES_MIN {
-        true => Ok(secret),
-        false => Err(Error::usage(format!(
-            "the secret has {} bytes; at least {SECRET_BYTES_MIN} are safe: `openssl rand -hex 32` makes one",
-            secret.len()
-        ))),
+    match (text(matches, "secret-env"), matches.get_one::<PathBuf>("secret-file")) {
+        (Some(name), _) => auth::secret_of_variable(name),
+        (None, Some(path)) => auth::secret_of_file(path),
+        (None, None) => Err("say where it is by --secret-env or --secret-file".into()),
     }
+    .map_err(|problem| Error::usage(format!("there is no secret to sign with: {problem}")))
 }

@@ -75,7 +75,10 @@ impl Server {
         let Some(connection) = self.connections.get(conn) else { return false };
         let Some(owner) = &connection.owner else { return false };
         let echoes = matches!(&connection.phase, Phase::WebSocket(ws) if ws.endpoint == Endpoint::Echo);
-        let Some(fault) = self.lost_credentials(owner).filter(|_| echoes) else { return false };
+        if !echoes {
+            return false;
+        }
+        let Some(fault) = self.lost_credentials(owner) else { return false };
         self.begin_closing(conn, Some(&fault));
         true
     }

@@ -1,5 +1,7 @@
 //! The door over real sockets: every route against every kind of credentials, and what limits and reloads do to those inside.
 
+use crate::answer::{Answer, request, request_with, upgrade_request};
+use crate::shutdown::Binary;
 use crate::support::{CLOSE, Client, TEXT, TestServer, await_that, config};
 use serde_json::{Value, json};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -7,7 +9,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use suzu::auth::{NewToken, algorithm, hash, mint, sign};
+use suzu::auth::{NewToken, Scopes, algorithm, key_entry, mint, sign};
 use suzu::config::Config;
 use suzu::driver::{Clock, EventLoop};
 use suzu::model::Registry;
@@ -54,8 +56,8 @@ impl Credentials {
 }
 
 fn key(id: &str, scopes: &[&str], limits: &str) -> String {
-    let hash: String = hash(&secret(id)).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("[[key]]\nid = \"{id}\"\nhash = \"sha256:{hash}\"\nscopes = {scopes:?}\n{limits}\n")
+    let scopes = Scopes::parse(scopes.iter().copied()).unwrap();
+    key_entry(&secret(id), scopes) + limits + "\n"
 }
 
 fn secret(id: &str) -> String {
@@ -97,35 +99,16 @@ fn with_token(target: &str, token: &str) -> String {
     format!("{target}{mark}token={token}")
 }
 
-struct Answer {
-    status: u16,
-    head: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        let line =
-            |line: &'_ str| line.split_once(':').is_some_and(|(found, _)| found.eq_ignore_ascii_case(name));
-        let line = self.head.lines().find(|found| line(found))?;
-        line.split_once(':').map(|(_, value)| value.trim())
-    }
-}
-
-/// Sends a request on a connection of its own; WebSocket routes are asked for an upgrade.
+/// Sends a request; WebSocket routes are asked for an upgrade. Takes the head of the answer.
 fn ask_over(mut client: Client, method: &str, target: &str, fields: &str) -> (Answer, Client) {
     let path = target.split('?').next().unwrap();
-    let upgrade = match method == "GET" && ["/v1/stream", "/v1/echo", "/audio"].contains(&path) {
-        true => {
-            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-        }
-        false => "",
-    };
-    let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-    client.send(format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\n{upgrade}{length}{fields}\r\n"));
-    let head = String::from_utf8(client.read_until("\r\n\r\n")).unwrap();
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (Answer { status, head }, client)
+    client.send(match (method, path) {
+        ("GET", "/v1/stream" | "/v1/echo" | "/audio") => upgrade_request(target, fields),
+        ("POST", _) => request_with(method, target, fields, ""),
+        _ => request(method, target, fields),
+    });
+    let answer = client.answer_head();
+    (answer, client)
 }
 
 fn ask(addr: SocketAddr, method: &str, target: &str, fields: &str) -> Answer {
@@ -263,7 +246,7 @@ fn a_refusal_says_how_to_ask_and_a_subprotocol_with_a_secret_is_not_repeated() {
     let fields = format!("Sec-WebSocket-Protocol: suzu.v1, token.{}\r\n", secret("all"));
     let opened = ask(server.addr, "GET", "/v1/stream?model=vad", &fields);
     assert_eq!((opened.status, opened.header("sec-websocket-protocol")), (101, Some("suzu.v1")));
-    assert!(!opened.head.contains("planted"));
+    assert!(!format!("{opened:?}").contains("planted"));
     let target = "/v1/stream?model=vad&browser_errors=1";
     assert_eq!(ask(server.addr, "GET", target, "").status, 401, "nobody opens anything without credentials");
 }
@@ -275,7 +258,7 @@ fn a_stream_ends_when_its_token_does_and_when_its_key_is_gone() {
     let server = TestServer::start_with(credentials.config(), Registry::builtin());
     let open = |target: &str, token: &str| {
         let (answer, client) = ask_over(Client::connect(server.addr), "GET", target, &bearer(token));
-        assert_eq!(answer.status, 101, "{}", answer.head);
+        assert_eq!(answer.status, 101, "{:?}", answer);
         client
     };
     let mut short = open("/v1/stream?model=vad", &token(2, "suzu", SECRET));
@@ -311,7 +294,7 @@ fn requests_beyond_the_rate_are_told_when_to_come_again() {
     let ask_as = |id: &str| ask(server.addr, "GET", "/v1/models", &bearer(&secret(id)));
     let first = ask_as("slow");
     assert_eq!(first.header("ratelimit-policy"), Some("\"requests\";q=4;w=2"));
-    assert!(first.header("ratelimit").unwrap().starts_with("\"requests\";r=3;t="), "{}", first.head);
+    assert!(first.header("ratelimit").unwrap().starts_with("\"requests\";r=3;t="), "{first:?}");
     let refused = (0..20).map(|_| ask_as("slow")).find(|answer| answer.status == 429).expect("a limit");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(ask_as("all").status, 200, "others do not notice");
@@ -522,60 +505,25 @@ fn token_like(number: u32) -> String {
     format!("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo0MTAyNDQ0ODAwfQ.AAAA{number:08}")
 }
 
-/// The real binary with a log of everything, so that what it says can be looked through.
-struct Talkative {
-    child: std::process::Child,
-    addr: SocketAddr,
-    log: Option<std::thread::JoinHandle<String>>,
-}
-
-impl Talkative {
-    fn start(credentials: &Credentials) -> Self {
-        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin!("suzu"))
-            .env_clear()
-            .args(["serve", "--port", "0", "--workers", "1", "--models-dir", "", "--log-level", "trace"])
-            .args(["--address-failures-max", "0"])
-            .arg("--credentials-file")
-            .arg(credentials.path())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().unwrap()));
-        let mut log = String::new();
-        let addr = loop {
-            let line = lines.next().expect("it says where it listens").unwrap();
-            log.push_str(&line);
-            if let Some((_, addr)) = line.split_once("listening on http://") {
-                break addr.trim().parse().unwrap();
-            }
-        };
-        let log = std::thread::spawn(move || {
-            lines.map_while(Result::ok).for_each(|line| log.push_str(&line));
-            log
-        });
-        Self { child, addr, log: Some(log) }
-    }
-
-    fn end(mut self) -> String {
-        assert!(
-            std::process::Command::new("kill").arg(self.child.id().to_string()).status().unwrap().success()
-        );
-        self.child.wait().unwrap();
-        self.log.take().unwrap().join().unwrap()
-    }
-}
-
-impl Drop for Talkative {
-    fn drop(&mut self) {
-        // Gone already if all went well.
-        let _ = self.child.kill();
-    }
-}
-
 #[test]
 fn no_secret_is_in_any_answer_log_or_metric() {
     let credentials = Credentials::new();
-    let server = Talkative::start(&credentials);
+    let path = credentials.path();
+    let server = Binary::start(
+        "",
+        &[
+            "--workers",
+            "1",
+            "--models-dir",
+            "",
+            "--log-level",
+            "trace",
+            "--address-failures-max",
+            "0",
+            "--credentials-file",
+            path.to_str().unwrap(),
+        ],
+    );
     let good = token(60, "suzu", SECRET);
     let forged = token(60, "suzu", SIGNING);
     let mut said = String::new();
@@ -601,7 +549,8 @@ fn no_secret_is_in_any_answer_log_or_metric() {
     ask("/metrics", &bearer(&secret("all")));
     ask("/api/metrics", &bearer(&secret("all")));
     assert!(said.contains("suzu_limiters") && said.matches("HTTP/1.1 401").count() > 50);
-    let log = server.end();
+    server.signal(libc::SIGTERM);
+    let log = Value::from(server.end().1).to_string();
     assert!(log.contains("refused"), "the log tells of refusals: {log}");
     let signature = |token: &str| token.rsplit('.').next().unwrap().to_owned();
     for secret in ["planted", SECRET, SIGNING, &signature(&good), &signature(&forged)] {

@@ -10,10 +10,9 @@ use crate::stream::{Step, StreamClient};
 use crate::workers::{Troubles, Workers};
 use crate::world::{World, now_at};
 use std::cell::RefCell;
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
-use suzu::auth::Keyring;
+use suzu::auth::{Keyring, Scope, Scopes, key_entry};
 use suzu::config::Config;
 use suzu::server::{Input, Server};
 use suzu::wire::message::StreamParams;
@@ -25,15 +24,8 @@ const MODEST: &str = "modest.nothing-that-anyone-would-want-to-know";
 const GREEDY: &str = "greedy.nothing-that-anyone-would-want-to-know";
 
 fn keyring() -> Keyring {
-    let entry = |key: &str| {
-        let hash: String = suzu::auth::hash(key).iter().map(|byte| format!("{byte:02x}")).collect();
-        let id = key.split('.').next().unwrap_or_default();
-        format!("[[key]]\nid = \"{id}\"\nhash = \"sha256:{hash}\"\nscopes = [\"stream\"]\n")
-    };
-    let folder = tempfile::tempdir().expect("a folder for temporary files");
-    let file = folder.path().join("credentials.toml");
-    std::fs::write(&file, [MODEST, GREEDY].map(entry).concat()).expect("room for a file");
-    Keyring::load(Path::new(&file)).expect("the file is right")
+    let entry = |key: &str| key_entry(key, Scopes::default().with(Scope::Stream));
+    Keyring::of_text(&[MODEST, GREEDY].map(entry).concat()).expect("the entries are right")
 }
 
 /// A stream of `key` that sends chunks of 20 ms, `pause` apart.
