@@ -250,5 +250,6 @@ fn what_waits_for_all_together_has_a_limit_and_the_server_lives_on() {
     await_that("somebody is closed for the total", || closed(&server, "slow_consumer") >= 1.0);
     await_that("all of them are gone", || closed(&server, "slow_consumer") == 4.0);
     floods.into_iter().for_each(|flood| flood.join().unwrap());
+    await_that("newcomers are taken again", || metric(server.addr, "suzu_pressure_rung") == 0.0);
     Client::websocket(server.addr, "/v1/echo").echo(b"room again");
 }
