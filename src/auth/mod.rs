@@ -10,6 +10,7 @@ mod keyring;
 mod presented;
 mod principal;
 mod signed;
+mod webhook;
 
 pub use jwt::{ALGORITHMS, NewToken, mint};
 pub use keyring::{
@@ -19,3 +20,4 @@ pub use keyring::{
 pub use presented::{Presented, QUERY_NAMES};
 pub use principal::{Allowance, Principal, Scope, Scopes};
 pub use signed::sign;
+pub use webhook::WebhookKey;

@@ -15,12 +15,15 @@ mod value;
 
 pub use resolve::{Origin, Resolved, Sources, resolve};
 pub use table::{Config, SETTINGS};
-pub use value::{Form, LogFormat, OnnxEngine, OpenAccess};
+pub use value::{Form, LogFormat, OnnxEngine, OpenAccess, WebhookEvents};
 
 use std::fmt;
 
 /// The variable that names the configuration file. Not a setting, but it begins like one.
 pub const FILE_VARIABLE: &str = "SUZU_CONFIG";
+
+/// The variable that holds the secret of webhooks where no file does. Not a setting, for settings are printed.
+pub const WEBHOOK_SECRET_VARIABLE: &str = "SUZU_WEBHOOK_SECRET";
 
 /// The definition of one setting.
 #[derive(Debug)]
@@ -143,6 +146,7 @@ mod tests {
                 setting.name
             );
             assert_ne!(setting.env(), FILE_VARIABLE);
+            assert_ne!(setting.env(), WEBHOOK_SECRET_VARIABLE);
         }
     }
 
@@ -192,7 +196,7 @@ mod tests {
         for setting in SETTINGS {
             let other = match setting.range {
                 Some((min, max)) => [min, max].into_iter().find(|end| *end != setting.default).unwrap(),
-                None => ["json", "debug", "onnxruntime", "anywhere", "elsewhere"]
+                None => ["json", "debug", "onnxruntime", "anywhere", "ends", "elsewhere"]
                     .into_iter()
                     .find(|word| (setting.set)(&mut Config::default(), word).is_ok())
                     .unwrap(),

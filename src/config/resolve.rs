@@ -4,7 +4,7 @@
 //! the default. Whatever is unknown or cannot be read is an error that names the nearest thing that exists; all of
 //! them are told at once.
 
-use super::{Config, ConfigError, FILE_VARIABLE, Form, Legacy, SETTINGS, Setting};
+use super::{Config, ConfigError, FILE_VARIABLE, Form, Legacy, SETTINGS, Setting, WEBHOOK_SECRET_VARIABLE};
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use toml::Spanned;
@@ -152,7 +152,7 @@ impl Draft {
         for (name, value) in ours {
             // What is not UTF-8 becomes a replacement character, which no setting but a text takes.
             let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
-            if name == FILE_VARIABLE {
+            if name == FILE_VARIABLE || name == WEBHOOK_SECRET_VARIABLE {
                 continue;
             }
             if is_service_link(&name, &value) {
@@ -166,7 +166,8 @@ impl Draft {
                     self.set(setting, &value, origin, &format!("{name}={value}"));
                 }
                 None => {
-                    let known = SETTINGS.iter().map(Setting::env).chain([FILE_VARIABLE.to_owned()]);
+                    let others = [FILE_VARIABLE, WEBHOOK_SECRET_VARIABLE].map(str::to_owned);
+                    let known = SETTINGS.iter().map(Setting::env).chain(others);
                     self.problems.push(format!("unknown variable {name}; {}", advice(&name, known)));
                 }
             }
@@ -392,6 +393,7 @@ mod tests {
             problems(from_env(&[("SUZU_CONFG", "x")])),
             ["unknown variable SUZU_CONFG; did you mean `SUZU_CONFIG`?"]
         );
+        assert!(from_env(&[("SUZU_WEBHOOK_SECRET", "not a setting, for it would be printed")]).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
 use super::value::{
-    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, Size, Text, Time, Word, parse,
+    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, Size, Text, Time, WebhookEvents, Word, parse,
 };
 use super::{Legacy, Setting};
 use log::LevelFilter;
@@ -391,6 +391,52 @@ settings! {
         /// Time after which a sequence that nobody asks is forgotten.
         sequence_idle_timeout: Duration = Time("1min", "10ms" ..= "24h"),
             why "A client that pauses for longer has most likely gone without its sequence_end.";
+    }
+
+    "Webhooks" {
+        /// Where events of streams are posted to, `http://` or `https://`; empty: nowhere (`docs/webhooks.md`).
+        webhook_url: String = MaybeText(""), unit "URL",
+            why "Nobody is told anything until the operator names a receiver; clients never can.";
+
+        /// File with the secret by which events are signed; empty: the variable `SUZU_WEBHOOK_SECRET` holds it.
+        webhook_secret_file: String = MaybeText(""), unit "path",
+            why "A secret belongs neither into a configuration nor onto a command line.";
+
+        /// Which events are posted: `all` (final results and ends of streams) or `ends`.
+        webhook_events: WebhookEvents = Word("all"), unit "word",
+            why "Results are what a receiver is there for; the ends alone are enough for accounts.";
+
+        /// Attempts to deliver an event before it becomes a dead letter.
+        webhook_attempts_max: u32 = Number("8", "1" ..= "100"), unit "attempts",
+            why "Two minutes of attempts with the default delays: a receiver may be restarted meanwhile.";
+
+        /// Longest wait before the second attempt; it doubles with each further one, up to 5 min.
+        webhook_retry_delay: Duration = Time("1s", "1ms" ..= "1h"),
+            why "A receiver that stumbled is asked again soon, one that is down is not pestered.";
+
+        /// Time that one attempt may take, from the look-up of the host to the answer.
+        webhook_timeout: Duration = Time("10s", "10ms" ..= "10min"),
+            why "A receiver should answer before it works; one that does not keeps others waiting.";
+
+        /// Attempts under way at a time, each on a thread of its own.
+        webhook_posts_max: usize = Number("2", "1" ..= "64"), unit "attempts",
+            why "A hundred events in a second where a round trip takes 20 ms.";
+
+        /// Bytes of events that wait or are on their way; beyond it the next becomes a dead letter at once.
+        webhook_bytes_max: usize = Size("4MiB", "16KiB" ..= "64GiB"),
+            why "Some thousands of results: a restart of the receiver is outlived.";
+
+        /// File that dead letters are appended to, JSON lines; empty: they are only counted.
+        webhook_dead_letters_file: String = MaybeText(""), unit "path",
+            why "Where the disk has room for them only the operator knows.";
+
+        /// Bytes that this file may have; beyond it dead letters are lost, and counted.
+        webhook_dead_letters_bytes_max: usize = Size("64MiB", "64KiB" ..= "1024GiB"),
+            why "A hundred thousand events, and no disk is filled by a receiver that is gone.";
+
+        /// File of authorities that vouch for the receiver's certificate, PEM; empty: those that browsers trust.
+        webhook_ca_file: String = MaybeText(""), unit "path",
+            why "Receivers on a private network often have a certificate of their owner's authority.";
     }
 
     "Answers, shutdown and logs" {

@@ -22,6 +22,7 @@ impl Config {
         problems.extend(self.no_room_for_a_stream());
         problems.extend(self.strange_names());
         problems.extend(self.half_of_tls());
+        problems.extend(self.no_receiver());
         ConfigError::unless_empty(problems)
     }
 
@@ -101,6 +102,38 @@ impl Config {
         ))
     }
 
+    /// What keeps `webhook_url` from being posted to. The URL is not repeated: it may hold a secret.
+    fn no_receiver(&self) -> Option<String> {
+        let url = self.webhook_url.as_str();
+        if url.is_empty() {
+            return None;
+        }
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let (host, port) = match authority.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (authority, None),
+        };
+        let odd = |byte: u8| {
+            !byte.is_ascii_graphic()
+                || matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+        };
+        let why = if scheme != "http" && scheme != "https" {
+            "write it like https://example.com/hook"
+        } else if authority.contains('@') {
+            "a name and password in a URL end up in logs; the receiver knows the server by its signature"
+        } else if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            "it names no host, or a port that is none; write it like https://example.com:8443/hook"
+        } else if url.bytes().any(odd) {
+            "it has characters that no URL has, or a fragment; encode them as %20 and the like"
+        } else if scheme == "https" && cfg!(not(feature = "tls")) {
+            "this build speaks no TLS: build it with the feature `tls`, or post to a proxy nearby by http://"
+        } else {
+            return None;
+        };
+        Some(format!("webhook_url cannot be posted to: {why}."))
+    }
+
     fn no_room_for_a_stream(&self) -> Option<String> {
         let one_stream = self.audio_held_max.as_millis() * AUDIO_BYTES_PER_SECOND_MAX / 1000;
         (one_stream > self.audio_bytes_total_max as u128).then(|| {
@@ -177,6 +210,31 @@ mod tests {
         let config = Config { tls_certificate: "a.pem".into(), tls_key: "k.pem".into(), ..Config::default() };
         let refused = problems(&config);
         assert_eq!(refused.is_empty(), cfg!(feature = "tls"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_receiver_that_cannot_be_posted_to_is_refused_and_its_url_not_repeated() {
+        let refused = |url: &str| problems(&Config { webhook_url: url.into(), ..Config::default() });
+        for url in ["http://localhost", "http://10.0.0.1:8080/a?b=c", "http://[::1]/", "http://[::1]:9/hook"]
+        {
+            assert_eq!(refused(url), [""; 0], "{url}");
+        }
+        assert_eq!(refused("https://example.com/hook").is_empty(), cfg!(feature = "tls"));
+        for (url, word) in [
+            ("example.com/planted", "write it like"),
+            ("ftp://example.com/planted", "write it like"),
+            ("http://planted:planted@example.com/", "a name and password"),
+            ("http:///planted", "no host"),
+            ("http://:80/planted", "no host"),
+            ("http://example.com:planted/", "no host"),
+            ("http://example.com:99999/planted", "no host"),
+            ("http://example.com/planted#here", "no URL has"),
+            ("http://example.com/a planted space", "no URL has"),
+        ] {
+            let problems = refused(url);
+            assert!(problems.len() == 1 && problems[0].contains(word), "{url}: {problems:?}");
+            assert!(!problems[0].contains("planted"), "{problems:?}");
+        }
     }
 
     #[test]

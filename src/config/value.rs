@@ -272,6 +272,20 @@ impl Choice for OpenAccess {
         &[("local", OpenAccess::Local), ("anywhere", OpenAccess::Anywhere)];
 }
 
+/// Which events of streams are posted to the receiver of webhooks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WebhookEvents {
+    /// Final results, and the end of each stream.
+    All,
+    /// The end of each stream.
+    Ends,
+}
+
+impl Choice for WebhookEvents {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("all", WebhookEvents::All), ("ends", WebhookEvents::Ends)];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
