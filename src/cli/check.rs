@@ -44,6 +44,7 @@ pub(super) fn run(matches: &ArgMatches, variables: &Variables) -> Result<(), Err
     let resolved = loaded.map_err(|error| Error::failed(error.message))?;
     let memory = super::memory_lines(&resolved.config).map_err(|error| Error::failed(error.to_string()))?;
     crate::driver::check_tls(&resolved.config).map_err(|error| Error::failed(error.to_string()))?;
+    crate::driver::check_webhooks(&resolved.config).map_err(|error| Error::failed(error.to_string()))?;
     print(&describe(&resolved, &memory))
 }
 

@@ -7,6 +7,7 @@
 
 use super::clock::Clock;
 use super::credentials::CredentialsReader;
+use super::dead_letters::DeadLetters;
 use super::doorbell::Doorbell;
 use super::greetings::Greetings;
 use super::in_place::InPlace;
@@ -16,12 +17,13 @@ use super::process::{self, ProcessMeter};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
 use super::tls;
+use super::webhooks::Poster;
 use super::workers::WorkerPool;
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::id::ConnId;
 use crate::model::{Registry, Repository};
-use crate::server::{AskId, Input, Output, RepositoryAnswer, RepositoryAsk, Server, cores};
+use crate::server::{AskId, Input, Output, Post, RepositoryAnswer, RepositoryAsk, Server, cores};
 use crate::time::{Instant, Now};
 use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
@@ -69,6 +71,10 @@ pub struct EventLoop {
     loader: Option<Loader>,
     /// Gone without a file of credentials.
     credentials: Option<CredentialsReader>,
+    /// Gone without a receiver of webhooks.
+    poster: Option<Poster>,
+    /// Gone without a file for them.
+    dead_letters: Option<DeadLetters>,
     meter: ProcessMeter,
     area: ReceiveArea,
     orders: Arc<Orders>,
@@ -150,6 +156,8 @@ impl EventLoop {
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
         let credentials = CredentialsReader::start(&config, local_addr, &bell)?;
+        let poster = Poster::start(&config, &bell)?;
+        let dead_letters = poster.as_ref().map_or(Ok(None), |_| DeadLetters::start(&config))?;
         let seed = RandomState::new().hash_one(local_addr);
         let in_place = InPlace::new(config.loop_infer_max, cores());
         let server = Server::new(config, models, seed, clock.now())
@@ -171,6 +179,8 @@ impl EventLoop {
             in_place,
             loader,
             credentials,
+            poster,
+            dead_letters,
             meter: ProcessMeter::new(),
             area: ReceiveArea::new(),
             orders: Arc::new(Orders {
@@ -209,6 +219,7 @@ impl EventLoop {
             result = self.turn();
         }
         self.workers.join(JOIN_PATIENCE);
+        self.dead_letters.into_iter().for_each(|letters| letters.finish(JOIN_PATIENCE));
         result
     }
 
@@ -374,6 +385,9 @@ impl EventLoop {
         while let Some(keyring) = self.credentials.as_ref().and_then(CredentialsReader::poll) {
             self.server.handle_input(Input::Credentials(keyring), now);
         }
+        while let Some((id, answer)) = self.poster.as_ref().and_then(Poster::poll) {
+            self.server.handle_input(Input::Posted { id, answer }, now);
+        }
         self.replace_hung(now);
     }
 
@@ -396,6 +410,9 @@ impl EventLoop {
         if let Some(tls) = &self.tls {
             self.meter.set_handshakes(tls.handshakes());
         }
+        if let Some(letters) = &self.dead_letters {
+            self.meter.set_dead_letters(letters.counts());
+        }
         if let Some(figures) = self.meter.poll(now.instant, self.sockets.len()) {
             self.server.handle_input(Input::Process(figures), now);
         }
@@ -414,6 +431,12 @@ impl EventLoop {
                 }
                 Output::Repository { id, ask } => self.ask_repository(id, ask, now),
                 Output::ReadCredentials => self.credentials.iter().for_each(CredentialsReader::ask),
+                Output::Post(post) => self.post(post, now),
+                Output::DeadLetter(letter) => {
+                    if let Some(letters) = &self.dead_letters {
+                        letters.push(letter);
+                    }
+                }
                 Output::Drained => self.drained = true,
             }
         }
@@ -435,6 +458,12 @@ impl EventLoop {
     fn bring_home(&mut self, batch: Batch, now: Now) {
         self.in_place.learn(&batch);
         self.server.handle_input(Input::Inferred(batch), now);
+    }
+
+    fn post(&mut self, post: Post, now: Now) {
+        if let Some(Err((id, answer))) = self.poster.as_ref().map(|poster| poster.post(post)) {
+            self.server.handle_input(Input::Posted { id, answer }, now);
+        }
     }
 
     fn ask_repository(&mut self, id: AskId, ask: RepositoryAsk, now: Now) {

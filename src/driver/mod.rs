@@ -8,7 +8,8 @@
 //! The parts: `event_loop` the turn and nothing else; `listener` accepting, also without descriptors; `socket` and
 //! `sockets` edge-triggered reading and writing, and who is to be read or written next; `tls`
 //! what happens to their bytes on the way, `greetings` who is late with the handshake; `workers` the threads that
-//! infer, `in_place` what is too short for them; `loader` the thread that asks the folder of models; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
+//! infer, `in_place` what is too short for them; `loader` the thread that asks the folder of models; `webhooks` those that post,
+//! and `dead_letters` the one that keeps what nobody took; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
 //! only reader of clocks.
 //!
 //! As a library it sets no logger, no signal handler and no environment, and two loops fit in one process. One
@@ -17,6 +18,7 @@
 
 mod clock;
 mod credentials;
+mod dead_letters;
 mod doorbell;
 mod event_loop;
 mod greetings;
@@ -28,6 +30,7 @@ mod socket;
 mod sockets;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]
 mod tls;
+mod webhooks;
 mod workers;
 
 use crate::config::Config;
@@ -40,4 +43,9 @@ pub(crate) use process::raise_descriptor_limit;
 /// Reads what TLS needs and forgets it again: whether the files that the configuration names can be used.
 pub(crate) fn check_tls(config: &Config) -> std::io::Result<()> {
     tls::Acceptor::open(config).map(drop)
+}
+
+/// Reads what webhooks need and forgets it again: whether the secret and the authorities can be used.
+pub(crate) fn check_webhooks(config: &Config) -> std::io::Result<()> {
+    webhooks::check(config)
 }

@@ -49,6 +49,11 @@ impl ProcessMeter {
         (self.figures.tls_handshakes, self.figures.tls_handshakes_failed) = (done, failed);
     }
 
+    /// So many dead letters were written, and lost.
+    pub(super) fn set_dead_letters(&mut self, (written, lost): (u64, u64)) {
+        (self.figures.dead_letters_written, self.figures.dead_letters_lost) = (written, lost);
+    }
+
     /// The figures, if they are due.
     pub(super) fn poll(&mut self, now: Instant, connections: usize) -> Option<ProcessFigures> {
         if now < self.due {

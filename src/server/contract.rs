@@ -4,6 +4,9 @@ use crate::auth::Keyring;
 use crate::batch::Batch;
 use crate::id::{BatchId, ConnId};
 use crate::model::Served;
+use crate::wire::message::rfc3339;
+use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An event of the outside world.
@@ -42,6 +45,13 @@ pub enum Input<'a> {
     Reload,
     /// What the file of credentials says, at the start and after each [`Output::ReadCredentials`]; or why it cannot be used.
     Credentials(Result<Box<Keyring>, String>),
+    /// What the receiver of webhooks answered to [`Output::Post`].
+    Posted {
+        /// The attempt.
+        id: PostId,
+        /// The answer.
+        answer: PostAnswer,
+    },
     /// Begin to shut down: unready, no new sessions, tell clients, finish what is in flight.
     Drain,
 }
@@ -75,6 +85,11 @@ pub enum Output {
     },
     /// Read the file of credentials and answer by [`Input::Credentials`]. Never asked for without such a file.
     ReadCredentials,
+    /// Post an event to the receiver of webhooks, and answer by [`Input::Posted`]. An answer that does not come in time is not
+    /// waited for. Never without a receiver, and never more at a time than `webhook_posts_max`, but for those given up.
+    Post(Post),
+    /// An event that will not be posted any more: keep it, if there is a file for such.
+    DeadLetter(DeadLetter),
     /// Everything is finished after `Drain`.
     Drained,
 }
@@ -109,6 +124,65 @@ pub struct Found {
     pub version: u32,
 }
 
+/// One attempt to deliver an event. Counts up from 0; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PostId(pub u64);
+
+/// An event to be posted.
+#[derive(Clone, Debug)]
+pub struct Post {
+    /// The attempt.
+    pub id: PostId,
+    /// The event's name: the same in every attempt.
+    pub event: Arc<str>,
+    /// When the attempt is made, seconds since 1970.
+    pub timestamp_s: u64,
+    /// JSON.
+    pub body: Arc<[u8]>,
+}
+
+/// What became of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PostAnswer {
+    /// The receiver answered.
+    Status {
+        /// Three digits.
+        status: u16,
+        /// The header field `Retry-After`, as it stands there.
+        retry_after: Option<String>,
+    },
+    /// There was no answer, and why. Fit for the log: it names neither the URL nor the secret.
+    Failed(String),
+}
+
+/// An event that was given up.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// Its name, as it stood in every attempt.
+    pub event: Arc<str>,
+    /// When it was given up, milliseconds since 1970.
+    pub unix_ms: u64,
+    /// Attempts that were made.
+    pub attempts: u32,
+    /// Why.
+    pub why: String,
+    /// What should have been posted: JSON.
+    pub body: Arc<[u8]>,
+}
+
+impl DeadLetter {
+    /// Appends it as a line of JSON. What should have been posted stands in it as it is.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let (event, why) = (Value::from(&*self.event), Value::from(self.why.as_str()));
+        let (time, attempts) = (rfc3339(self.unix_ms), self.attempts);
+        let head =
+            format!("{{\"id\":{event},\"time\":\"{time}\",\"attempts\":{attempts},\"why\":{why},\"event\":");
+        out.extend_from_slice(head.as_bytes());
+        out.extend_from_slice(&self.body);
+        out.extend_from_slice(b"}\n");
+    }
+}
+
 /// Figures of the process, as the operating system tells them.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct ProcessFigures {
@@ -130,4 +204,8 @@ pub struct ProcessFigures {
     pub tls_handshakes: u64,
     /// Handshakes of TLS that failed, in whatever way.
     pub tls_handshakes_failed: u64,
+    /// Dead letters that are in their file.
+    pub dead_letters_written: u64,
+    /// Dead letters that were lost: their file is full or cannot be written.
+    pub dead_letters_lost: u64,
 }

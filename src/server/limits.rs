@@ -56,6 +56,8 @@ const ONCE_BYTES: usize = 160;
 /// WebSockets on x86-64 (keys of both directions, the session's state); the rest is for a small record that waits for its
 /// peer while `tls_bytes_total_max` is used up.
 const TLS_BYTES: usize = 4 << 10;
+/// What posts a webhook: its stack as far as it is touched, its buffers, a session of TLS.
+const POSTER_BYTES: usize = 1 << 20;
 /// A worker's stack as far as it is touched.
 const STACK_BYTES: usize = 1 << 20;
 /// What the driver holds for a socket.
@@ -140,6 +142,11 @@ pub fn memory_bound<'a>(config: &Config, models: impl Iterator<Item = &'a Served
     if !config.tls_certificate.is_empty() {
         line("connections_max x TLS", connections * TLS_BYTES);
         line("tls_bytes_total_max, each way", 2 * config.tls_bytes_total_max);
+    }
+    if !config.webhook_url.is_empty() {
+        // What is given up is not counted any more while it waits for its file, and has as much room there.
+        line("webhook_bytes_max, waiting and given up", 2 * config.webhook_bytes_max);
+        line("webhook_posts_max x attempt", config.webhook_posts_max * POSTER_BYTES);
     }
     line(
         "sessions_max x (session + model state)",

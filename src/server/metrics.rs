@@ -7,6 +7,7 @@ use crate::reason::Reason;
 use crate::server::contract::ProcessFigures;
 use crate::server::pressure::{Load, Resource, Rung};
 use crate::server::routes::{ROUTES, Route};
+use crate::server::webhooks::WebhookFigures;
 use hdrhistogram::Histogram as Hdr;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -105,6 +106,8 @@ pub struct Gauges {
     pub memory_bound_bytes: u64,
     /// Principals and addresses whose use is remembered, and signed requests that were made.
     pub limiters: usize,
+    /// How the events for the receiver of webhooks stand; None without one.
+    pub webhooks: Option<WebhookFigures>,
     /// What each resource has of its target.
     pub load: Load,
     /// What the server does about it.
@@ -114,7 +117,7 @@ pub struct Gauges {
     /// Streams at real time that could be taken besides.
     pub streams_remaining: usize,
     /// What each component holds of the memory, bytes.
-    pub memory_held: [(&'static str, u64); 6],
+    pub memory_held: [(&'static str, u64); 7],
     /// Bytes that the process may use.
     pub memory_max: u64,
     /// Whether newcomers are served.
@@ -235,6 +238,7 @@ impl Metrics {
         register_gauges(&mut registry, gauges);
         register_pressure(&mut registry, gauges);
         register_process(&mut registry, &gauges.process);
+        register_webhooks(&mut registry, gauges);
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -350,6 +354,7 @@ impl Metrics {
             },
             "streams_remaining": gauges.streams_remaining,
             "pressure": pressure_json(gauges),
+            "webhooks": webhooks_json(gauges),
             "memory": {
                 "max_bytes": gauges.memory_max,
                 "shares": Value::Object(memory_shares(gauges).map(|(name, share)| (name.to_owned(), json!(share))).collect()),
@@ -512,6 +517,45 @@ fn register_process(registry: &mut Registry, process: &ProcessFigures) {
     registry.register("tls_handshakes", help, ConstCounter::new(process.tls_handshakes));
     let help = "Handshakes of TLS that failed";
     registry.register("tls_handshakes_failed", help, ConstCounter::new(process.tls_handshakes_failed));
+}
+
+fn register_webhooks(registry: &mut Registry, gauges: &Gauges) {
+    let Some(webhooks) = &gauges.webhooks else { return };
+    let mut count =
+        |name: &str, help: &str, value: u64| registry.register(name, help, ConstCounter::new(value));
+    count("webhook_events_made", "Events made for the receiver of webhooks", webhooks.made);
+    count("webhook_attempts", "Attempts to deliver an event", webhooks.attempts);
+    count("webhook_attempts_failed", "Those that failed", webhooks.failed);
+    count("webhook_crowded_out", "Dead letters for lack of room", webhooks.crowded_out);
+    let process = &gauges.process;
+    count("webhook_dead_letters_written", "Dead letters in their file", process.dead_letters_written);
+    let help = "Dead letters that their file had no room for, or that could not be written";
+    count("webhook_dead_letters_lost", help, process.dead_letters_lost);
+    let outcomes = [("delivered", webhooks.delivered), ("dead", webhooks.dead)];
+    let outcomes = outcomes.map(|(outcome, count)| ([("outcome", outcome)], count));
+    let help = "Events that the receiver took, and those that became dead letters";
+    registry.register("webhook_events", help, LabelledCounter(outcomes.into()));
+    let mut gauge =
+        |name: &str, help: &str, value: usize| registry.register(name, help, ConstGauge::new(value as f64));
+    gauge("webhook_pending", "Events that wait or are on their way", webhooks.pending);
+    gauge("webhook_bytes", "What these hold", webhooks.bytes);
+}
+
+/// The events for the receiver of webhooks: null without one.
+pub fn webhooks_json(gauges: &Gauges) -> Value {
+    let Some(webhooks) = &gauges.webhooks else { return Value::Null };
+    json!({
+        "made": webhooks.made,
+        "delivered": webhooks.delivered,
+        "dead": webhooks.dead,
+        "crowded_out": webhooks.crowded_out,
+        "pending": webhooks.pending,
+        "bytes": webhooks.bytes,
+        "attempts": webhooks.attempts,
+        "attempts_failed": webhooks.failed,
+        "dead_letters_written": gauges.process.dead_letters_written,
+        "dead_letters_lost": gauges.process.dead_letters_lost,
+    })
 }
 
 fn reasons_json(counts: &[u64; REASONS]) -> Value {

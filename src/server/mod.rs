@@ -43,6 +43,7 @@ mod on_stream;
 mod on_time;
 mod on_upload;
 mod on_v2;
+mod on_webhook;
 mod on_websocket;
 mod pressure;
 mod random;
@@ -52,8 +53,12 @@ mod spares;
 mod stats;
 mod table;
 mod upload;
+mod webhooks;
 
-pub use contract::{AskId, Found, Input, Output, ProcessFigures, RepositoryAnswer, RepositoryAsk};
+pub use contract::{
+    AskId, DeadLetter, Found, Input, Output, Post, PostAnswer, PostId, ProcessFigures, RepositoryAnswer,
+    RepositoryAsk,
+};
 pub use limits::{MemoryBound, cores, memory_bound, settle_workers, worker_count};
 
 use crate::config::{Config, ConfigError};
@@ -77,6 +82,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 use table::Table;
+use webhooks::Webhooks;
 
 /// Connections taken in beyond `connections_max`, only to be told so (and to be served health and metrics).
 pub const SURPLUS_MAX: usize = 64;
@@ -103,6 +109,8 @@ pub struct Server {
     budgets: Budgets,
     metrics: Metrics,
     random: Random,
+    /// Gone without a receiver.
+    webhooks: Option<Webhooks>,
     outputs: VecDeque<Output>,
     /// Connections whose parked bytes may be looked at again.
     awake: VecDeque<ConnId>,
@@ -158,6 +166,8 @@ impl Server {
             metrics: Metrics::new(config.slow_request),
             budgets: Budgets::default(),
             random: Random::new(seed),
+            // Apart, so that the names of streams are the same with a receiver and without.
+            webhooks: Webhooks::of(&config, !seed),
             catalog: Catalog::new(),
             access: Access::new(&config),
             config,
@@ -240,6 +250,7 @@ impl Server {
             Input::Repository { id, answer } => self.on_repository(id, answer),
             Input::Reload => self.on_reload(),
             Input::Credentials(keyring) => self.on_credentials(keyring),
+            Input::Posted { id, answer } => self.on_posted(id, &answer),
             Input::Process(figures) => self.on_process(figures),
             Input::Drain => self.on_drain(),
         }
@@ -252,6 +263,7 @@ impl Server {
         self.on_pressure();
         self.on_overdue();
         self.on_late_asks();
+        self.on_late_posts();
         self.on_session_timers();
         self.check_drain();
         if self.sweep_due.is_some_and(|due| due <= now.instant) {
@@ -280,7 +292,8 @@ impl Server {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(due, _)| *due);
         let (batcher, pressure) = (self.batcher.poll_timeout(), self.pressure_due());
-        let due = [timer, self.drain_due(), self.sweep_due, batcher, self.asks_due(), pressure];
+        let (asks, webhooks) = (self.asks_due(), self.webhooks_due());
+        let due = [timer, self.drain_due(), self.sweep_due, batcher, asks, webhooks, pressure];
         due.into_iter().flatten().min()
     }
 
@@ -326,7 +339,8 @@ impl Server {
     /// Whether nothing is open, waiting or in flight.
     pub fn is_idle(&self) -> bool {
         let people = self.connections.len() + self.sessions.len() + self.calls.len();
-        people == 0 && self.batcher.in_flight() == 0
+        let told = self.webhooks.as_ref().is_none_or(Webhooks::is_empty);
+        people == 0 && self.batcher.in_flight() == 0 && told
     }
 
     /// What `/api/metrics` would answer now.
@@ -341,6 +355,7 @@ impl Server {
             self.shed_outgoing();
         }
         self.shed_outgoing();
+        self.post_webhooks();
         #[cfg(debug_assertions)]
         self.check_quick_invariants();
     }
@@ -424,6 +439,7 @@ impl Server {
             audio_bytes: self.budgets.audio,
             memory_bound_bytes: self.bound.total(),
             limiters: self.access.remembered(),
+            webhooks: self.webhooks.as_ref().map(Webhooks::figures),
             load: self.pressure.load(),
             rung: self.pressure.rung(),
             credit_cut: self.sessions.iter().filter(|(_, session)| session.credit_max.is_some()).count(),
@@ -492,6 +508,7 @@ impl Server {
             (owned as u32, self.sessions.len() as u32),
             "who is gone holds nothing"
         );
+        self.webhooks.iter().for_each(Webhooks::check_invariants);
         self.check_calls();
     }
 

@@ -234,7 +234,7 @@ impl Server {
             outputs,
             timing,
         };
-        self.tell(id, &ServerMessage::Results(results));
+        self.tell_all(id, &ServerMessage::Results(results));
     }
 
     /// Sends processed audio back in the stream's own encoding.
@@ -277,7 +277,7 @@ impl Server {
                 finalize_id: finalize.id,
                 ..Results::default()
             };
-            self.tell(id, &ServerMessage::Results(results));
+            self.tell_all(id, &ServerMessage::Results(results));
         }
     }
 

@@ -10,7 +10,7 @@ use crate::server::catalog::Entry;
 use crate::server::connection::{
     Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
 };
-use crate::server::metrics::{Served, pressure_json};
+use crate::server::metrics::{Served, pressure_json, webhooks_json};
 use crate::server::on_access::{challenge, preflight};
 use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
@@ -312,6 +312,7 @@ impl Server {
                 "remaining": gauges.connections_max.saturating_sub(gauges.connections),
             },
             "queue": { "length": gauges.queued, "wait_ms": gauges.queue_wait.as_secs_f64() * 1000.0 },
+            "webhooks": webhooks_json(&gauges),
         })
     }
 

@@ -224,7 +224,7 @@ impl Server {
     }
 
     /// What each component holds of the memory, bytes.
-    pub(super) fn memory_held(&self) -> [(&'static str, u64); 6] {
+    pub(super) fn memory_held(&self) -> [(&'static str, u64); 7] {
         let Budgets { incoming, outgoing, audio, calls } = self.budgets;
         [
             ("resident", self.process.resident_bytes),
@@ -233,6 +233,7 @@ impl Server {
             ("outgoing", outgoing as u64),
             ("calls", calls as u64),
             ("spare_buffers", self.spares.bytes() as u64),
+            ("webhooks", self.webhooks.as_ref().map_or(0, |webhooks| webhooks.figures().bytes) as u64),
         ]
     }
 }

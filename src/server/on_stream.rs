@@ -485,7 +485,7 @@ impl Server {
         self.tell_half_sample(id);
         let Some(session) = self.sessions.get_mut(id) else { return };
         let termination = termination(session, reason);
-        self.tell(id, &ServerMessage::Termination(Box::new(termination)));
+        self.tell_all(id, &ServerMessage::Termination(Box::new(termination)));
         let Some(session) = self.remove_session(id) else { return };
         self.metrics.counters.sessions_ended[reason as usize] += 1;
         let ledger = session.buffer.ledger();

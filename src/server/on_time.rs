@@ -109,6 +109,7 @@ impl Server {
         }
         let deadline = self.now.instant + self.config.drain_timeout;
         self.drain = Some(Drain { deadline, forced: false, told: false });
+        self.hurry_webhooks(deadline);
         log::info!("draining: {} connections, {} streams", self.connections.len(), self.sessions.len());
         let reconnect = Reconnect {
             after_ms: self.config.retry_after.as_millis() as u64,
@@ -165,6 +166,7 @@ impl Server {
             self.end(session, draining());
         }
         self.give_up_calls();
+        self.close_webhooks();
     }
 
     /// Tells the driver, once, that nothing is left to wait for.

@@ -10,6 +10,7 @@ mod client;
 mod names;
 mod params;
 mod server;
+mod webhook;
 
 pub use client::ClientMessage;
 pub use names::{DiscardReason, Encoding, Framing, Overflow};
@@ -20,6 +21,7 @@ pub use server::{
     Pong, Reconnect, Results, ServerMessage, SpeechBoundary, Tensor, Termination, Timing, Warning,
     encode_http_error,
 };
+pub use webhook::{WebhookData, WebhookEvent, rfc3339};
 
 use crate::reason::{Fault, Reason};
 
