@@ -50,6 +50,13 @@ pub const INJECTED: &[&str] = &[
     "model loaded",
     "model that does not load",
     "load of a model inside",
+    "receiver fails",
+    "receiver asks for time",
+    "receiver refuses",
+    "receiver redirects",
+    "receiver never answers",
+    "receiver answers late",
+    "receiver cannot be reached",
     "memory short",
     "loop late",
 ];
@@ -84,6 +91,9 @@ pub const REACHED: &[&str] = &[
     "told of no interim results",
     "upload came back whole",
     "upload finished",
+    "webhook crowded out",
+    "webhook delivered",
+    "webhook given up",
 ];
 
 /// The same for sweeps of a thousand seeds and more.

@@ -14,6 +14,7 @@ mod overload;
 mod peer;
 mod pipe;
 mod plants;
+mod receiver;
 mod reference;
 mod rng;
 mod script;

@@ -27,6 +27,10 @@ pub enum Kind {
     SwappedReplies,
     /// A sequence forgets what it remembered.
     LostMemory,
+    /// The receiver of webhooks says that it has an event, and does not.
+    ForgottenEvent,
+    /// An event that was given up is kept nowhere.
+    LostDeadLetter,
 }
 
 pub const ALL: &[Kind] = &[
@@ -41,6 +45,8 @@ pub const ALL: &[Kind] = &[
     Kind::RepeatedResult,
     Kind::SwappedReplies,
     Kind::LostMemory,
+    Kind::ForgottenEvent,
+    Kind::LostDeadLetter,
 ];
 
 /// A planted bug; strikes every third time that it could.

@@ -9,6 +9,7 @@ use crate::models;
 use crate::peer::{Actor, Pace, Peer};
 use crate::pipe::{Micros, Pipe};
 use crate::plants::Plant;
+use crate::receiver;
 use crate::rng::Rng;
 use crate::script;
 use crate::tensors;
@@ -72,6 +73,8 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
     // Drawn apart, so that the worlds stay what they were without it.
     let mut strain = Rng::new(!seed.rotate_left(17));
     config.queue_wait_target = pick_ms(&mut strain, &[20, 200, 1_000, 60_000]);
+    let mut hooks = Rng::new(!seed.rotate_left(31));
+    let trouble = receiver::configure(&mut config, &mut hooks);
     let began = rng.pick(&[0, SECOND, 1_000_000 * SECOND]);
     let server = Server::new(config.clone(), models::registry(), rng.next(), now_at(began, 0))
         .unwrap_or_else(|error| panic!("seed {seed} drew limits that do not fit together: {error}"));
@@ -83,6 +86,7 @@ pub fn world(seed: u64, plant: Option<Plant>) -> World {
     let workers = Workers::new(server.workers(), server.batches_in_flight_max(), troubles, rng.fork());
     let mut world = World::new(server, workers, rng.fork(), began);
     world.plant = plant;
+    world.receiver.trouble = trouble;
     world.late_events = rng.chance(50);
     if rng.chance(25) {
         let most = rng.pick(&[60 * MS, 3 * SECOND]);

@@ -63,6 +63,8 @@ impl Loopback {
                 | Output::Abandon(_)
                 | Output::Repository { .. }
                 | Output::ReadCredentials
+                | Output::Post(_)
+                | Output::DeadLetter(_)
                 | Output::Drained => {}
             }
         }

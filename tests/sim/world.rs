@@ -6,7 +6,8 @@
 use crate::faults::Tally;
 use crate::peer::{Pace, Peer, Stage};
 use crate::pipe::Micros;
-use crate::plants::Plant;
+use crate::plants::{Kind, Plant};
+use crate::receiver::Receiver;
 use crate::rng::Rng;
 use crate::tensors::Folder;
 use crate::workers::{News, Workers};
@@ -34,6 +35,7 @@ pub struct World {
     pub peers: Vec<Peer>,
     pub workers: Workers,
     folder: Folder,
+    pub receiver: Receiver,
     pub tally: Tally,
     pub drain_at: Option<Micros>,
     /// What the driver tells of the process, and when.
@@ -72,6 +74,7 @@ impl World {
         Self {
             server,
             folder: Folder::new(rng.fork()),
+            receiver: Receiver::new(Rng::new(!rng.clone().next())),
             rng,
             now: began,
             began,
@@ -203,8 +206,9 @@ impl World {
         let peers = self.peers.iter().filter_map(Peer::next_at).min();
         let drain = self.drain_at.filter(|_| self.drain_began.is_none());
         let strain = self.strains.front().map(|(at, _)| *at);
-        let due = [timeout, peers, self.workers.next_at(), self.folder.next_at(), drain, strain];
-        due.into_iter().flatten().min()
+        let answers = [self.workers.next_at(), self.folder.next_at(), self.receiver.next_at()];
+        let due = [timeout, peers, drain, strain].into_iter().chain(answers);
+        due.flatten().min()
     }
 
     /// The driver tells how the process fares.
@@ -350,6 +354,15 @@ impl World {
             self.tell(|| format!("{id:?} is answered"));
             self.input(Input::Repository { id, answer });
         }
+        while let Some((id, answer)) = self.receiver.poll(self.now) {
+            self.tell(|| format!("{id:?} is answered: {answer:?}"));
+            let delivered = |server: &Server| server.figures()["webhooks"]["delivered"].as_u64();
+            let before = delivered(&self.server);
+            self.input(Input::Posted { id, answer });
+            if delivered(&self.server) > before {
+                self.receiver.on_delivered(id);
+            }
+        }
     }
 
     fn drain_if_due(&mut self) {
@@ -402,6 +415,8 @@ impl World {
             Output::Infer(batch) => format!("infer {:?}, {} runs", batch.id, batch.len()),
             Output::Abandon(id) => format!("abandon {id:?}"),
             Output::ReadCredentials => "read the credentials".to_owned(),
+            Output::Post(post) => format!("post {:?}, {}", post.id, post.event),
+            Output::DeadLetter(letter) => format!("{} is dead: {}", letter.event, letter.why),
             Output::Drained => "drained".to_owned(),
         });
         match output {
@@ -438,6 +453,13 @@ impl World {
             Output::Repository { id, ask } => self.folder.ask(id, ask, self.now),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
             Output::ReadCredentials => return Err("credentials are asked for, and there is no file".into()),
+            Output::Post(post) => {
+                let forgets = self.strikes(Kind::ForgottenEvent);
+                let (config, tally) = (self.server.config(), &mut self.tally);
+                self.receiver.on_post(&post, config, self.now, forgets, tally)?;
+            }
+            Output::DeadLetter(_) if self.strikes(Kind::LostDeadLetter) => {}
+            Output::DeadLetter(letter) => self.receiver.on_dead(&letter)?,
             Output::Drained => {
                 if self.drained || self.drain_began.is_none() {
                     return Err("Drained came twice or unasked".into());
@@ -446,6 +468,10 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    fn strikes(&mut self, kind: Kind) -> bool {
+        self.plant.as_mut().is_some_and(|plant| plant.strikes(kind))
     }
 
     fn peer_of(&mut self, conn: ConnId) -> Option<&mut Peer> {
@@ -558,6 +584,7 @@ impl World {
         if figures["pressure"]["rung"] != "normal" {
             return Err(format!("nobody is there, and the server stands at {}", figures["pressure"]));
         }
+        self.receiver.check_quiet(&figures, self.server.config())?;
         if self.drain_began.is_some() && !self.drained {
             return Err("the server is empty and never said Drained".into());
         }
@@ -592,6 +619,11 @@ impl World {
 
     fn tally_figures(&mut self) {
         let figures = self.server.figures();
+        for (word, name) in [("delivered", "delivered"), ("given up", "dead"), ("crowded out", "crowded_out")]
+        {
+            let count = figures["webhooks"][name].as_u64().unwrap_or(0);
+            self.tally.add(&format!("webhook {word}"), count);
+        }
         let tables = [
             ("ended", "/sessions/ended"),
             ("closed", "/connections/closed"),

@@ -354,6 +354,9 @@ impl World {
             // There is no folder of models, so nothing is asked of it.
             Output::Repository { ask, .. } => panic!("{ask:?}"),
             Output::ReadCredentials => panic!("credentials are asked for, and there is no file"),
+            Output::Post(_) | Output::DeadLetter(_) => {
+                panic!("webhooks are posted, and there is no receiver")
+            }
             Output::Drained => {
                 assert!(self.is_draining && !std::mem::replace(&mut self.is_drained, true));
             }

@@ -91,6 +91,8 @@ fn observe(server: &mut Server, conn: ConnId, deeds: &mut Deeds) -> bool {
             | Output::Abandon(_)
             | Output::Repository { .. }
             | Output::ReadCredentials
+            | Output::Post(_)
+            | Output::DeadLetter(_)
             | Output::Drained => {}
         }
     }
