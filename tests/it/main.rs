@@ -33,4 +33,5 @@ mod tls;
 mod tune;
 mod uploads;
 mod v2;
+mod webhooks;
 mod websocket;
