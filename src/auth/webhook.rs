@@ -10,6 +10,8 @@ use std::path::Path;
 
 /// What a secret begins with whose rest is the key in base64, as libraries for receivers write it.
 const BASE64_PREFIX: &str = "whsec_";
+/// Bytes that such a key has at least, by the convention.
+const KEY_BYTES_MIN: usize = 24;
 
 /// What signs.
 pub struct WebhookKey(hmac::Key);
@@ -18,13 +20,17 @@ impl WebhookKey {
     /// The key of this secret: its bytes, or what stands in base64 behind `whsec_`.
     ///
     /// # Errors
-    /// What stands there is no base64.
+    /// What stands there is no base64, or too short to be safe.
     pub fn new(secret: &[u8]) -> Result<Self, String> {
         let key = |bytes: &[u8]| Self(hmac::Key::new(hmac::HMAC_SHA256, bytes));
         match secret.strip_prefix(BASE64_PREFIX.as_bytes()) {
             None => Ok(key(secret)),
             Some(rest) => match data_encoding::BASE64.decode(rest) {
-                Ok(bytes) => Ok(key(&bytes)),
+                Ok(bytes) if bytes.len() >= KEY_BYTES_MIN => Ok(key(&bytes)),
+                Ok(bytes) => Err(format!(
+                    "behind {BASE64_PREFIX} stand {} bytes; {KEY_BYTES_MIN} are the least",
+                    bytes.len()
+                )),
                 Err(_) => Err(format!("behind {BASE64_PREFIX} stands no base64")),
             },
         }
@@ -84,8 +90,10 @@ mod tests {
 
     #[test]
     fn nothing_repeats_the_secret() {
-        let why = WebhookKey::new(b"whsec_planted!").unwrap_err();
-        assert!(!why.contains("planted"), "{why}");
+        for (wrong, word) in [("whsec_planted!", "no base64"), ("whsec_cGxhbnRlZA==", "7 bytes")] {
+            let why = WebhookKey::new(wrong.as_bytes()).unwrap_err();
+            assert!(why.contains(word) && !why.contains("planted") && !why.contains("cGxh"), "{why}");
+        }
         let shown = format!("{:?}", WebhookKey::new(b"planted").unwrap());
         assert!(!shown.contains("planted"), "{shown}");
     }
