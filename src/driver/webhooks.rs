@@ -189,3 +189,35 @@ fn trusting(agent: ConfigBuilder<AgentScope>, config: &Config) -> Result<ConfigB
 fn trusting(agent: ConfigBuilder<AgentScope>, _: &Config) -> Result<ConfigBuilder<AgentScope>, String> {
     Ok(agent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn post(id: u64) -> Post {
+        Post { id: PostId(id), event: "msg_1".into(), timestamp_s: 0, body: (*b"{}").into() }
+    }
+
+    #[test]
+    fn who_finds_every_thread_busy_is_answered_at_once() {
+        let (posts, _nobody_takes) = bounded(1);
+        let (_tell, answers) = bounded(1);
+        let poster = Poster { posts, answers };
+        assert!(poster.post(post(1)).is_ok());
+        let (id, answer) = poster.post(post(2)).expect_err("there is no place");
+        assert_eq!(id, PostId(2));
+        assert!(matches!(answer, PostAnswer::Failed(why) if why.contains("not come back")));
+        assert!(poster.poll().is_none());
+    }
+
+    #[test]
+    fn no_failure_repeats_the_url() {
+        let errors = [
+            ureq::Error::BadUri("http://planted/".into()),
+            ureq::Error::RequireHttpsOnly("http://planted/".into()),
+        ];
+        for error in errors {
+            assert!(error.to_string().contains("planted") && !explain(&error).contains("planted"));
+        }
+    }
+}

@@ -257,6 +257,16 @@ mod tests {
     }
 
     #[test]
+    fn webhooks_are_counted_where_there_is_a_receiver() {
+        let none = Config { workers: 1, ..Config::default() };
+        let config = Config { webhook_url: "http://localhost/".into(), webhook_posts_max: 3, ..none.clone() };
+        let total = |config| memory_bound(config, Registry::builtin().iter()).total();
+        let more = total(&config) - total(&none);
+        assert_eq!(more as usize, 2 * config.webhook_bytes_max + 3 * POSTER_BYTES);
+        memory_bound(&config, Registry::builtin().iter()).check(&config).unwrap();
+    }
+
+    #[test]
     fn limits_that_add_up_to_more_than_the_memory_are_refused_by_name() {
         let config = Config { outgoing_bytes_total_max: 1 << 30, ..Config::default() };
         let error = memory_bound(&config, Registry::builtin().iter()).check(&config).unwrap_err();
