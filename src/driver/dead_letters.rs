@@ -64,7 +64,7 @@ impl DeadLetters {
 
     /// Hands a letter to the thread. Never waits.
     pub(super) fn push(&self, letter: DeadLetter) {
-        let bytes = letter.body.len();
+        let bytes = letter.bytes();
         let fits = self.counts.waiting_bytes.load(Relaxed) + bytes <= self.waiting_max;
         self.counts.waiting_bytes.fetch_add(bytes, Relaxed);
         if !fits || self.letters.send(letter).is_err() {
@@ -112,7 +112,7 @@ impl Writer {
                     Err(error) => Err(error.to_string()),
                 };
                 self.note(result);
-                self.counts.waiting_bytes.fetch_sub(letter.body.len(), Relaxed);
+                self.counts.waiting_bytes.fetch_sub(letter.bytes(), Relaxed);
             }
         }
     }
@@ -224,9 +224,10 @@ mod tests {
     fn what_waits_for_the_thread_is_bounded_by_bytes() {
         let (letters, _nobody_takes) = unbounded();
         let (_end, ended) = bounded(0);
-        let dead = DeadLetters { letters, counts: Arc::default(), waiting_max: 100, ended };
-        (0..10).for_each(|number| dead.push(letter(number, &"x".repeat(30))));
-        assert_eq!(dead.counts.waiting_bytes.load(Relaxed), 90);
+        let one = letter(0, "{}").bytes();
+        let dead = DeadLetters { letters, counts: Arc::default(), waiting_max: 4 * one - 1, ended };
+        (0..10).for_each(|number| dead.push(letter(number, "{}")));
+        assert_eq!(dead.counts.waiting_bytes.load(Relaxed), 3 * one);
         assert_eq!(dead.counts(), (0, 7));
     }
 

@@ -4,6 +4,7 @@ use crate::auth::Keyring;
 use crate::batch::Batch;
 use crate::id::{BatchId, ConnId};
 use crate::model::Served;
+use crate::server::webhooks::EVENT_BYTES;
 use crate::wire::message::rfc3339;
 use serde_json::Value;
 use std::sync::Arc;
@@ -171,6 +172,11 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
+    /// What it holds of memory: as much as the event did.
+    pub fn bytes(&self) -> usize {
+        EVENT_BYTES + self.body.len()
+    }
+
     /// Appends it as a line of JSON. What should have been posted stands in it as it is.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let (event, why) = (Value::from(&*self.event), Value::from(self.why.as_str()));
