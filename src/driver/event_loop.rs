@@ -16,7 +16,7 @@ use super::process::{self, ProcessMeter};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
 use super::tls;
-use super::workers::WorkerPool;
+use super::workers::{self, WorkerPool};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::id::ConnId;
@@ -38,8 +38,9 @@ const BELL: Token = Token(usize::MAX - 2);
 
 /// Events taken from the poll at once. More stay there for the next turn.
 const EVENTS_MAX: usize = 1024;
-/// Connections accepted in a turn: a flood of them must not keep the others waiting.
-const ACCEPTS_MAX: usize = 128;
+/// Connections accepted in a turn, hence new requests read in the next: a flood of them must not keep the others waiting. To take in
+/// and refuse so many takes about a millisecond.
+const ACCEPTS_MAX: usize = 16;
 /// Bytes and reads that one connection may have in a turn.
 const READ_BYTES_MAX: usize = 64 * 1024;
 const READS_MAX: usize = 64;
@@ -137,7 +138,7 @@ impl EventLoop {
     /// As [`EventLoop::bind`].
     pub fn bind_with(
         config: Config,
-        models: Registry,
+        mut models: Registry,
         repository: Option<Repository>,
     ) -> io::Result<EventLoop> {
         let sockets_max = sockets_max(&config)?;
@@ -151,12 +152,13 @@ impl EventLoop {
         let clock = Clock::new();
         let credentials = CredentialsReader::start(&config, local_addr, &bell)?;
         let seed = RandomState::new().hash_one(local_addr);
+        models.try_out(&|| clock.instant() - Instant::default());
         let in_place = InPlace::new(config.loop_infer_max, cores());
         let server = Server::new(config, models, seed, clock.now())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         let (strength, capacity) = (server.workers(), server.batches_in_flight_max());
         let loader = repository.map(|repository| Loader::start(repository, Arc::clone(&bell))).transpose()?;
-        let workers = WorkerPool::start(strength, capacity, Arc::clone(&bell), clock, Batch::execute)?;
+        let workers = WorkerPool::start(strength, capacity, Arc::clone(&bell), clock, workers::execute)?;
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -423,7 +425,7 @@ impl EventLoop {
     fn infer(&mut self, mut batch: Batch, now: Now) {
         if self.in_place.takes(&batch) {
             let clock = self.clock;
-            batch.execute(&|| clock.instant());
+            workers::execute(&mut batch, &|| clock.instant());
             self.in_place.spend(batch.infer_time);
             return self.bring_home(batch, now);
         }

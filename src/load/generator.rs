@@ -146,7 +146,7 @@ impl<'p> Generator<'p> {
         loop {
             let now = self.clock.instant();
             self.open_more(now)?;
-            self.fire(now);
+            self.fire(now)?;
             self.go_on(now);
             if now >= self.sweep_at {
                 self.sweep_at = now + SWEEP_EVERY;
@@ -219,12 +219,16 @@ impl<'p> Generator<'p> {
     }
 
     /// Sends what is due.
-    fn fire(&mut self, now: Instant) {
+    fn fire(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(&Reverse((due, number, client))) = self.dues.peek() {
             if due > now {
-                return;
+                break;
             }
             self.dues.pop();
+            if self.peers[number].stage == Stage::Gone && self.peers[number].talk.is_refused() {
+                self.try_again(number, now)?;
+                continue;
+            }
             if self.client_of[number] != client || self.peers[number].stage != Stage::Open {
                 continue;
             }
@@ -240,6 +244,7 @@ impl<'p> Generator<'p> {
             }
             self.settle_turn(number, now);
         }
+        Ok(())
     }
 
     /// Asks unless the client has asked enough.
@@ -379,8 +384,29 @@ impl<'p> Generator<'p> {
             self.opening -= 1;
         }
         log::debug!("connection {number}: {kind} after {:?}", now - peer.since);
-        self.tally.failure(kind);
+        let refused = peer.talk.is_refused();
+        if refused {
+            self.tally.refusals.saturating_record(((now - peer.since).as_micros() as u64).max(1));
+        }
+        match self.plan.try_again {
+            Some(pause) if refused => {
+                // Each at another time, or they would come back as one crowd.
+                let spread = 0.5 + (number as f64 * SPREAD).fract();
+                self.dues.push(Reverse((now + pause.mul_f64(spread), number, self.client_of[number])));
+            }
+            _ => self.tally.failure(kind),
+        }
         self.close(number);
+    }
+
+    /// A client that was refused comes again, unless it is over by now.
+    fn try_again(&mut self, number: usize, now: Instant) -> Result<(), Error> {
+        if self.phase != Phase::Ending {
+            self.failed -= 1;
+            self.clients_done -= 1;
+            self.peers[number] = self.connect(number, now)?;
+        }
+        Ok(())
     }
 
     fn close(&mut self, number: usize) {
@@ -405,7 +431,7 @@ impl<'p> Generator<'p> {
     fn go_on(&mut self, now: Instant) {
         let all_tried = self.peers.len() == self.plan.connections() && self.opening == 0;
         match self.phase {
-            Phase::Opening if all_tried && self.open == 0 => self.stop(now),
+            Phase::Opening if all_tried && self.open == 0 && self.plan.try_again.is_none() => self.stop(now),
             Phase::Opening if all_tried => self.phase = Phase::Warming(now + self.plan.warm_up),
             Phase::Warming(until) if now >= until => {
                 let Length::For(duration) = self.plan.length else { return };
@@ -506,6 +532,8 @@ impl<'p> Generator<'p> {
             wanted: opened + self.failed,
             opened,
             failed: self.failed,
+            refused: tally.refusals.len(),
+            refusal_ms: Latency::of(&tally.refusals),
             per_second: opened as f64 / opening_took,
             latency_ms: Latency::of(&tally.opening),
         };

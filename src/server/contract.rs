@@ -118,6 +118,10 @@ pub struct ProcessFigures {
     pub descriptors: u64,
     /// CPU time used so far, user and system.
     pub cpu_time: Duration,
+    /// The part of it that the loop's thread used.
+    pub loop_cpu_time: Duration,
+    /// Cores that the process may use; 0 where that is not known.
+    pub cores: usize,
     /// Threads.
     pub threads: u64,
     /// Turns of the poll loop so far.

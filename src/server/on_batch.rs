@@ -97,10 +97,11 @@ impl Server {
             return;
         }
         self.metrics.inferred(batch.len(), batch.infer_time);
+        self.capacity.worked(batch.infer_time);
         let facts = BatchFacts { size: batch.len(), infer_time: batch.infer_time };
         match batch.work {
             Work::Streams(Streams { sessions, runs, .. }) => {
-                self.learn_cost(&sessions, batch.infer_time);
+                self.learn_cost(&sessions, batch.cpu_time);
                 for (session, run) in sessions.into_iter().zip(runs) {
                     self.on_outcome(session, run, facts);
                 }
@@ -109,12 +110,15 @@ impl Server {
         }
     }
 
-    /// How long a batch with the runs of these streams took.
-    fn learn_cost(&mut self, sessions: &[SessionId], infer_time: Duration) {
+    /// What a batch with the runs of these streams took.
+    fn learn_cost(&mut self, sessions: &[SessionId], cpu_time: Duration) {
         let seconds =
             |session: &Session| session.buffer.in_flight() as f64 / f64::from(session.params.sample_rate_hz);
-        let audio_s = sessions.iter().filter_map(|id| self.sessions.get(*id)).map(seconds).sum();
-        self.stream_cost.learn(infer_time, audio_s);
+        let sessions = || sessions.iter().filter_map(|id| self.sessions.get(*id));
+        let audio_s = sessions().map(seconds).sum();
+        if let Some(model) = sessions().next().map(|session| session.model_id) {
+            self.catalog.get_mut(model).cost.learn(cpu_time, audio_s);
+        }
     }
 
     fn on_outcome(&mut self, id: SessionId, run: Run, facts: BatchFacts) {

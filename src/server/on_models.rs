@@ -30,12 +30,13 @@ pub struct OpenAsk {
 }
 
 impl Server {
-    /// Serves a model to newcomers from now on.
-    pub(super) fn serve_model(&mut self, served: Served, loaded: bool) {
+    /// Serves a model to newcomers from now on. `cost` is what a second of a stream is expected to take of a worker, seconds;
+    /// 0 if that is not known yet.
+    pub(super) fn serve_model(&mut self, served: Served, loaded: bool, cost: f64) {
         let queues = queues(&served);
         let (name, version) = (Arc::clone(served.name()), served.version());
         let policy = self.batch_policy(&served);
-        let (id, displaced) = self.catalog.insert(served, loaded);
+        let (id, displaced) = self.catalog.insert(served, loaded, cost);
         for queue in queues.map(|queue| queue(id)) {
             let policy = match queue {
                 Queue::Unread(_) => self.read_policy(),
@@ -211,7 +212,7 @@ impl Server {
         let bound = limits::memory_bound(&self.config, all);
         bound.check(&self.config).map_err(|error| load_failed(name, &error.to_string()))?;
         self.bound = bound;
-        self.serve_model(served, true);
+        self.serve_model(served, true, 0.0);
         Ok(())
     }
 

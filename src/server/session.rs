@@ -116,6 +116,8 @@ pub struct Session {
     pub timer: Option<Instant>,
     /// Bytes charged to the audio budget.
     pub charged: usize,
+    /// Samples processed when the server's capacity was last measured.
+    pub measured: u64,
     /// Samples that it may hold while the server is overloaded and it holds more than its fair share; None: as all may.
     pub credit_max: Option<u64>,
     /// Told that there are no interim results for the time being.

@@ -28,7 +28,8 @@ pub const PONG: u8 = 10;
 pub fn config() -> Config {
     let (queue_wait_target, loop_lag_target) = (Duration::from_secs(60), Duration::from_secs(60));
     let host = "127.0.0.1".to_owned();
-    Config { host, port: 0, workers: 1, queue_wait_target, loop_lag_target, ..Config::default() }
+    let base = Config { host, port: 0, workers: 1, ..Config::default() };
+    Config { capacity_percent: 0, queue_wait_target, loop_lag_target, ..base }
 }
 
 /// A running server. Stopped when it goes out of scope.

@@ -76,10 +76,15 @@ pub(in crate::cli) fn how_much() -> [Arg; 10] {
 }
 
 /// How connections are made.
-pub(in crate::cli) fn connections() -> [Arg; 5] {
+pub(in crate::cli) fn connections() -> [Arg; 6] {
     let group = |arg: Arg| arg.help_heading("Connections");
     [
         option("connect-rate", "N", "Connections opened in a second [default: as fast as they are taken]"),
+        option(
+            "try-again",
+            "TIME",
+            "Who is refused (HTTP 429 or 503) comes again after about that time; no failure then",
+        ),
         option("connect-timeout", "TIME", "For a connection to be open [default: 10s]"),
         flag("pool", "Clients take turns on a pool of connections; with --chunks"),
         option("pool-size", "N", "Connections of that pool [default: a tenth of the clients]"),
@@ -223,6 +228,7 @@ pub(in crate::cli) fn plan(matches: &ArgMatches, variables: &Variables) -> Resul
     let mut plan = Plan::new(&url).map_err(|error| Error::usage(error.to_string()))?;
     plan.clients = said.number("connections")?.unwrap_or(plan.clients);
     plan.connect_rate = said.number("connect-rate")?;
+    plan.try_again = said.time("try-again")?;
     plan.connect_timeout = said.time("connect-timeout")?.unwrap_or(plan.connect_timeout);
     plan.answer_timeout = said.time("answer-timeout")?.unwrap_or(plan.answer_timeout);
     plan.warm_up = said.time("warm-up")?.unwrap_or(plan.warm_up);
