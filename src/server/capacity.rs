@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// Periods that the mean is taken over: one alone says as much of the moment as of the load.
 const PERIODS: usize = 3;
+/// A shorter one says nothing: the system counts CPU time in hundredths of a second, and before the first there is the start.
+const PERIOD_MIN: Duration = Duration::from_millis(100);
 /// Below that part of the host its costs say little of what more streams would cost: what is done once a turn, however many
 /// streams there are, is most of them.
 const TELLING: f64 = 0.2;
@@ -134,7 +136,7 @@ impl Capacity {
     pub fn measure(&mut self, period: Period, cores: usize) {
         self.cores = cores.max(1) as f64;
         let length_s = period.length.as_secs_f64();
-        if length_s <= 0.0 {
+        if period.length < PERIOD_MIN {
             return;
         }
         let infer = std::mem::take(&mut self.infer_time).as_secs_f64();
@@ -287,6 +289,13 @@ mod tests {
             measure(&mut capacity, period, infer_s, cores);
             assert!((capacity.taken() - part).abs() < 1e-9, "{} of {part}", capacity.taken());
         }
+    }
+
+    #[test]
+    fn a_moment_says_nothing() {
+        let mut capacity = Capacity::new(80, 1);
+        measure(&mut capacity, Period { length: Duration::from_millis(3), ..busy(1.0) }, 0.5, 1);
+        assert_eq!((capacity.taken(), capacity.remaining(0.001)), (0.0, Some(400)));
     }
 
     #[test]

@@ -20,6 +20,9 @@ use std::time::Duration;
 const ASKS_MAX: usize = 16;
 /// Requests read by one worker in one go: few, so that several workers share them.
 const READ_BATCH_MAX: usize = 8;
+/// Runs are never cut to less audio than clients usually send at once, microseconds: more of them would cost more than they spare
+/// the others.
+const CHUNK_US: u64 = 100_000;
 
 /// A question to the folder of models that has not been answered.
 pub struct OpenAsk {
@@ -60,6 +63,7 @@ impl Server {
             preferred: limits.preferred.clone(),
             infer_timeout: limits.infer_timeout.unwrap_or(config.infer_timeout),
             concurrency_max: limits.concurrency_max.unwrap_or(usize::MAX),
+            member_min: if served.audio().is_some() { CHUNK_US } else { 1 },
         }
     }
 
@@ -70,6 +74,7 @@ impl Server {
             preferred: Vec::new(),
             infer_timeout: self.config.infer_timeout,
             concurrency_max: usize::MAX,
+            member_min: 1,
         }
     }
 

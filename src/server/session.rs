@@ -166,9 +166,10 @@ impl Session {
         }
     }
 
-    /// What its next run takes of its tenant's share: samples.
+    /// What its next run takes of its tenant's share: microseconds of audio.
     pub fn run_cost(&self, run_max: Duration) -> u64 {
-        self.buffer.held().min(self.samples_in(run_max))
+        let samples = self.buffer.held().min(self.samples_in(run_max));
+        samples.saturating_mul(1_000_000) / u64::from(self.params.sample_rate_hz)
     }
 
     /// When the audio that waits must be inferred even if chunks are missing.
