@@ -65,7 +65,7 @@ use access::Access;
 use batcher::Batcher;
 use calls::{PendingCall, Sequences};
 use catalog::Catalog;
-use connection::Connection;
+use connection::{Connection, Phase, WebSocket};
 use limits::Budgets;
 use metrics::{Gauges, Metrics};
 use on_models::OpenAsk;
@@ -373,6 +373,10 @@ impl Server {
             if readable {
                 // Its silence so far was our doing.
                 connection.last_received = self.now.instant;
+                if let Phase::WebSocket(WebSocket { message_since: Some(since), .. }) = &mut connection.phase
+                {
+                    *since = self.now.instant;
+                }
             }
             self.outputs.push_back(Output::SetReadable { conn, readable });
         }
