@@ -1,8 +1,8 @@
 //! The client's side of TLS: whom it trusts, the greeting, and records in and out.
 
 use super::{Error, Options, Url};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use crate::pem;
+use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -96,14 +96,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     };
     let of = |why: String| format!("the file of authorities {}: {why}", path.display());
-    let pem = std::fs::read(path).map_err(|error| of(format!("cannot be read: {error}")))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| of(format!("is not PEM: {error}")))?;
+    for certificate in pem::certificates(path).map_err(of)? {
         roots.add(certificate).map_err(|error| of(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(of("there is no BEGIN CERTIFICATE in it".into()));
     }
     Ok(roots)
 }
