@@ -174,12 +174,13 @@ impl Introductions {
     /// Closes those whose time is over.
     pub(super) fn close_late(&mut self, now: Instant) {
         while let Some(first) = self.waiting.first_entry().filter(|first| first.get().due <= now) {
-            let peer = first.remove().peer;
-            self.refuse(
-                peer,
-                "the header of the PROXY protocol did not come within tls_handshake_timeout",
-                now,
-            );
+            let Waiting { peer, queued, .. } = first.remove();
+            // Whoever is still to be looked at waits for a place, as others do in the backlog.
+            let why = match queued {
+                true => "the server had no place for it within tls_handshake_timeout",
+                false => "the header of the PROXY protocol did not come within tls_handshake_timeout",
+            };
+            self.refuse(peer, why, now);
         }
     }
 
