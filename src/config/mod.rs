@@ -15,7 +15,7 @@ mod value;
 
 pub use resolve::{Origin, Resolved, Sources, resolve};
 pub use table::{Config, SETTINGS};
-pub use value::{Form, LogFormat, OnnxEngine, OpenAccess};
+pub use value::{Form, LogFormat, OnnxEngine, OpenAccess, ProxyProtocol};
 
 use std::fmt;
 
@@ -192,7 +192,7 @@ mod tests {
         for setting in SETTINGS {
             let other = match setting.range {
                 Some((min, max)) => [min, max].into_iter().find(|end| *end != setting.default).unwrap(),
-                None => ["json", "debug", "onnxruntime", "anywhere", "elsewhere"]
+                None => ["json", "debug", "onnxruntime", "anywhere", "v2", "elsewhere"]
                     .into_iter()
                     .find(|word| (setting.set)(&mut Config::default(), word).is_ok())
                     .unwrap(),

@@ -1,7 +1,7 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
 use super::value::{
-    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, Size, Text, Time, Word, parse,
+    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, ProxyProtocol, Size, Text, Time, Word, parse,
 };
 use super::{Legacy, Setting};
 use log::LevelFilter;
@@ -96,7 +96,7 @@ settings! {
         tls_key: String = MaybeText(""), unit "path",
             why "It belongs to the certificate: both are set, or none.";
 
-        /// Time in which the handshake of TLS must be done; it counts from the connection's start.
+        /// Time in which the handshake of TLS must be done, and before it a proxy's header be there.
         tls_handshake_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "Two round trips, and as patient with a bad mobile network as `head_timeout`.";
 
@@ -165,6 +165,10 @@ settings! {
         /// Addresses or networks of proxies whose `X-Forwarded-For` is believed, parted by spaces.
         trusted_proxies: String = MaybeText(""), unit "networks",
             why "Anybody can send the field; only one's own proxy tells the truth in it.";
+
+        /// Whether the trusted proxies begin each connection with a header of the PROXY protocol: `off` or `v2`.
+        proxy_protocol: ProxyProtocol = Word("off"), unit "word",
+            why "Only who balances connections and not requests sends it, and then on every connection.";
     }
 
     "Fair shares" {
@@ -222,7 +226,7 @@ settings! {
         head_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "Ends senders of one byte at a time, and bears a bad mobile network.";
 
-        /// Time in which a request's whole body must arrive.
+        /// Time in which a request's whole body, or a WebSocket message that has begun, must arrive.
         body_timeout: Duration = Time("30s", "10ms" ..= "1h"),
             why "The largest body at 300 kbit/s.";
 

@@ -6,13 +6,14 @@
 //! written once with all that is for it.
 
 use super::clock::Clock;
-use super::credentials::CredentialsReader;
 use super::doorbell::Doorbell;
 use super::greetings::Greetings;
 use super::in_place::InPlace;
+use super::introductions::Introductions;
 use super::listener::{Accepted, Listener};
 use super::loader::Loader;
 use super::process::{self, ProcessMeter};
+use super::reader::{News, Reader};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
 use super::tls;
@@ -64,12 +65,13 @@ pub struct EventLoop {
     /// Gone where connections are plain.
     tls: Option<tls::Acceptor>,
     greetings: Greetings,
+    introductions: Introductions,
     workers: WorkerPool,
     in_place: InPlace,
     /// Gone without a folder of models.
     loader: Option<Loader>,
-    /// Gone without a file of credentials.
-    credentials: Option<CredentialsReader>,
+    /// Gone without files that may change.
+    reader: Option<Reader>,
     meter: ProcessMeter,
     area: ReceiveArea,
     orders: Arc<Orders>,
@@ -91,8 +93,6 @@ struct Orders {
     reload: AtomicBool,
     stop: AtomicBool,
     bell: Arc<Doorbell>,
-    /// Gone where connections are plain.
-    identity: Option<Arc<tls::Identity>>,
 }
 
 impl Handle {
@@ -102,14 +102,10 @@ impl Handle {
         self.orders.bell.ring();
     }
 
-    /// Loads the models of the folder again, and reads the credentials. Streams in progress finish on their models.
-    ///
-    /// With TLS the certificate and its key are read again too, on this thread; connections that are open keep theirs. What
-    /// cannot be used is logged, and what was in use stays.
+    /// Loads the models of the folder again, and reads credentials, certificate and key, as `POST /v1/admin/reload` does. Streams in
+    /// progress finish on their models, open connections keep the certificate they began with. What cannot be used is logged,
+    /// and what was in use stays.
     pub fn reload(&self) {
-        if let Some(identity) = &self.orders.identity {
-            identity.renew();
-        }
         self.orders.reload.store(true, Ordering::SeqCst);
         self.orders.bell.ring();
     }
@@ -144,13 +140,15 @@ impl EventLoop {
         let sockets_max = sockets_max(&config)?;
         let tls = tls::Acceptor::open(&config)?;
         let greetings = Greetings::new(config.tls_handshake_timeout);
+        let introductions = Introductions::new(&config);
         let mut listener = Listener::bind(&config.host, config.port, config.listen_backlog)?;
         let local_addr = listener.local_addr()?;
         let poll = Poll::new()?;
         listener.register(poll.registry(), LISTENER)?;
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
-        let credentials = CredentialsReader::start(&config, local_addr, &bell)?;
+        let identity = tls.as_ref().map(tls::Acceptor::identity);
+        let reader = Reader::start(&config, local_addr, identity, &bell)?;
         let seed = RandomState::new().hash_one(local_addr);
         models.try_out(&|| clock.instant() - Instant::default());
         let in_place = InPlace::new(config.loop_infer_max, cores());
@@ -169,10 +167,11 @@ impl EventLoop {
             sockets: Sockets::default(),
             sockets_max,
             greetings,
+            introductions,
             workers,
             in_place,
             loader,
-            credentials,
+            reader,
             meter: ProcessMeter::new(),
             area: ReceiveArea::new(),
             orders: Arc::new(Orders {
@@ -180,7 +179,6 @@ impl EventLoop {
                 reload: AtomicBool::new(false),
                 stop: AtomicBool::new(false),
                 bell,
-                identity: tls.as_ref().map(tls::Acceptor::identity),
             }),
             tls,
             ended: clock.instant(),
@@ -220,6 +218,7 @@ impl EventLoop {
         self.in_place.begin_turn();
         self.note_events();
         self.accept(now);
+        self.introduce(now);
         self.take_orders(now);
         self.read(now);
         self.collect(now);
@@ -261,11 +260,13 @@ impl EventLoop {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self, now: Instant) -> Duration {
-        if self.sockets.queued() != (0, 0) {
+        let introduced = self.introductions.ready() > 0 && self.server.can_accept();
+        if self.sockets.queued() != (0, 0) || introduced {
             return Duration::ZERO;
         }
         let accept = self.listener.as_ref().filter(|_| self.has_room()).and_then(Listener::due);
-        let due = [self.server.poll_timeout(), accept, self.greetings.due()].into_iter().flatten().min();
+        let late = [self.greetings.due(), self.introductions.due()];
+        let due = [self.server.poll_timeout(), accept].into_iter().chain(late).flatten().min();
         due.map_or(self.meter.due(), |due| due.min(self.meter.due())) - now
     }
 
@@ -274,6 +275,7 @@ impl EventLoop {
             match event.token() {
                 LISTENER => self.listener.iter_mut().for_each(Listener::on_edge),
                 BELL => {}
+                token if self.introductions.owns(token) => self.introductions.on_event(event),
                 _ => self.sockets.on_event(event),
             }
         }
@@ -287,9 +289,25 @@ impl EventLoop {
                 return;
             }
             match listener.accept(now.instant) {
+                Accepted::Peer(stream, peer) if self.introductions.expects(peer.ip()) => {
+                    self.introductions.push(stream, peer, now.instant, self.poll.registry());
+                }
                 Accepted::Peer(stream, peer) => self.admit(stream, peer, now),
                 Accepted::Failed => {}
                 Accepted::Nobody => return self.meter.set_accept_failures(listener.failures()),
+            }
+        }
+    }
+
+    /// Takes in those whose proxies have said whose they are.
+    fn introduce(&mut self, now: Now) {
+        for _ in 0..self.introductions.ready().min(ACCEPTS_MAX) {
+            if !self.server.can_accept() {
+                return;
+            }
+            let introduced = self.introductions.next(self.area.bytes(), now.instant, self.poll.registry());
+            if let Some((stream, peer)) = introduced {
+                self.admit(stream, peer, now);
             }
         }
     }
@@ -322,12 +340,12 @@ impl EventLoop {
             self.server.handle_input(Input::Drain, now);
         }
         if self.orders.reload.swap(false, Ordering::SeqCst) {
-            self.tls.iter_mut().for_each(tls::Acceptor::take_renewed);
             self.server.handle_input(Input::Reload, now);
         }
         if self.draining && self.listener.is_some() && !self.server.can_accept() {
             // For good: whoever connects now is refused at once instead of waiting for nothing.
             self.listener = None;
+            self.introductions.clear();
         }
     }
 
@@ -373,8 +391,12 @@ impl EventLoop {
         while let Some((id, answer)) = self.loader.as_ref().and_then(Loader::poll) {
             self.server.handle_input(Input::Repository { id, answer }, now);
         }
-        while let Some(keyring) = self.credentials.as_ref().and_then(CredentialsReader::poll) {
-            self.server.handle_input(Input::Credentials(keyring), now);
+        while let Some(news) = self.reader.as_ref().and_then(Reader::poll) {
+            match (news, &mut self.tls) {
+                (News::Credentials(keyring), _) => self.server.handle_input(Input::Credentials(keyring), now),
+                (News::Certificate(sessions), Some(tls)) => tls.renew(sessions),
+                (News::Certificate(_), None) => {}
+            }
         }
         self.replace_hung(now);
     }
@@ -395,10 +417,12 @@ impl EventLoop {
                 self.server.handle_input(Input::HungUp { conn }, now);
             }
         }
+        self.introductions.close_late(now.instant);
+        self.meter.set_headers_refused(self.introductions.refused());
         if let Some(tls) = &self.tls {
             self.meter.set_handshakes(tls.handshakes());
         }
-        if let Some(figures) = self.meter.poll(now.instant, self.sockets.len()) {
+        if let Some(figures) = self.meter.poll(now.instant, self.sockets.len() + self.introductions.len()) {
             self.server.handle_input(Input::Process(figures), now);
         }
     }
@@ -415,7 +439,7 @@ impl EventLoop {
                     self.replace_hung(now);
                 }
                 Output::Repository { id, ask } => self.ask_repository(id, ask, now),
-                Output::ReadCredentials => self.credentials.iter().for_each(CredentialsReader::ask),
+                Output::ReadFiles => self.reader.iter().for_each(Reader::ask),
                 Output::Drained => self.drained = true,
             }
         }
@@ -471,7 +495,8 @@ impl EventLoop {
     }
 
     fn has_room(&self) -> bool {
-        self.sockets.len() < self.sockets_max && self.server.can_accept()
+        let held = self.sockets.len() + self.introductions.len();
+        held < self.sockets_max && self.server.can_accept()
     }
 }
 

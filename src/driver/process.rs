@@ -50,6 +50,11 @@ impl ProcessMeter {
         (self.figures.tls_handshakes, self.figures.tls_handshakes_failed) = (done, failed);
     }
 
+    /// So many headers of proxies were wrong or late.
+    pub(super) fn set_headers_refused(&mut self, refused: u64) {
+        self.figures.proxy_headers_refused = refused;
+    }
+
     /// The figures, if they are due.
     pub(super) fn poll(&mut self, now: Instant, connections: usize) -> Option<ProcessFigures> {
         if now < self.due {

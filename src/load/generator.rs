@@ -11,6 +11,7 @@ use super::tally::Tally;
 use super::target::Ask;
 use super::usage::{self, Usage};
 use super::{Error, http};
+use crate::client::Greeter;
 use crate::driver::{Clock, raise_descriptor_limit};
 use crate::time::Instant;
 use mio::{Events, Poll, Token};
@@ -77,6 +78,8 @@ struct Generator<'p> {
     clock: Clock,
     buffer: Vec<u8>,
     request: Arc<[u8]>,
+    /// Gone where connections are plain.
+    greeter: Option<Greeter>,
     peers: Vec<Peer>,
     /// The client that each connection serves.
     client_of: Vec<usize>,
@@ -107,6 +110,9 @@ impl<'p> Generator<'p> {
             Ask::Http(request) => http::encode(&plan.target, request),
             _ => Arc::from([]),
         };
+        let (url, ca_file) = (&plan.target.url, plan.target.ca_file.as_deref());
+        let greeter = url.tls.then(|| Greeter::new(url, ca_file)).transpose();
+        let greeter = greeter.map_err(|error| Error::Plan(error.to_string()))?;
         let mut tally = Tally::new(began);
         let phase = match plan.length {
             Length::Messages { time_max, .. } => {
@@ -124,6 +130,7 @@ impl<'p> Generator<'p> {
             clock,
             buffer: vec![0; BUFFER_BYTES],
             request,
+            greeter,
             peers: Vec::with_capacity(plan.connections()),
             client_of: Vec::with_capacity(plan.connections()),
             dues: BinaryHeap::new(),
@@ -214,7 +221,7 @@ impl<'p> Generator<'p> {
     fn connect(&mut self, number: usize, now: Instant) -> Result<Peer, Error> {
         self.opening += 1;
         self.open += 1;
-        Peer::connect(self.plan, number, &self.request, self.poll.registry(), now)
+        Peer::connect(self.plan, number, &self.request, self.greeter.as_ref(), self.poll.registry(), now)
             .map_err(system("opening a socket"))
     }
 

@@ -38,9 +38,9 @@ pub enum Input<'a> {
         /// The answer.
         answer: RepositoryAnswer,
     },
-    /// Load every model of the folder again, and withdraw those that are gone from it; read the credentials again.
+    /// Load every model of the folder again, and withdraw those that are gone from it; read the other files again too.
     Reload,
-    /// What the file of credentials says, at the start and after each [`Output::ReadCredentials`]; or why it cannot be used.
+    /// What the file of credentials says, at the start and after each [`Output::ReadFiles`]; or why it cannot be used.
     Credentials(Result<Box<Keyring>, String>),
     /// Begin to shut down: unready, no new sessions, tell clients, finish what is in flight.
     Drain,
@@ -73,8 +73,9 @@ pub enum Output {
         /// The question.
         ask: RepositoryAsk,
     },
-    /// Read the file of credentials and answer by [`Input::Credentials`]. Never asked for without such a file.
-    ReadCredentials,
+    /// Read the files again that may change while the server runs, once for each reload: the credentials, if there is such a
+    /// file, are answered by [`Input::Credentials`]; what else there is, such as a certificate, is the driver's own matter.
+    ReadFiles,
     /// Everything is finished after `Drain`.
     Drained,
 }
@@ -134,4 +135,6 @@ pub struct ProcessFigures {
     pub tls_handshakes: u64,
     /// Handshakes of TLS that failed, in whatever way.
     pub tls_handshakes_failed: u64,
+    /// Connections of proxies whose header was wrong or did not come in time.
+    pub proxy_headers_refused: u64,
 }

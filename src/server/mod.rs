@@ -68,7 +68,7 @@ use batcher::Batcher;
 use calls::{PendingCall, Sequences};
 use capacity::Capacity;
 use catalog::Catalog;
-use connection::Connection;
+use connection::{Connection, Phase, WebSocket};
 use limits::Budgets;
 use metrics::{Gauges, Metrics};
 use on_models::OpenAsk;
@@ -381,6 +381,10 @@ impl Server {
             if readable {
                 // Its silence so far was our doing.
                 connection.last_received = self.now.instant;
+                if let Phase::WebSocket(WebSocket { message_since: Some(since), .. }) = &mut connection.phase
+                {
+                    *since = self.now.instant;
+                }
             }
             self.outputs.push_back(Output::SetReadable { conn, readable });
         }

@@ -175,11 +175,10 @@ impl Server {
         Ok(id)
     }
 
-    /// Every model is to be loaded again, and those that are gone from the folder withdrawn.
+    /// Every model is to be loaded again, and those that are gone from the folder withdrawn; the other files are to be read
+    /// again.
     pub(super) fn on_reload(&mut self) {
-        if !self.config.credentials_file.is_empty() {
-            self.outputs.push_back(Output::ReadCredentials);
-        }
+        self.outputs.push_back(Output::ReadFiles);
         if let Err(fault) = self.ask_repository(RepositoryAsk::Index, None) {
             log::warn!("the models are not loaded again: {fault}");
         }

@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // Each part of the tests uses its own share.
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -257,6 +258,14 @@ impl Client {
         let rest = self.seen.split_off(count);
         std::mem::replace(&mut self.seen, rest)
     }
+}
+
+/// A connection from another address of this machine.
+pub fn connect_from(ip: [u8; 4], addr: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::from(SocketAddr::from((ip, 0)))).unwrap();
+    socket.connect(&SockAddr::from(addr)).unwrap();
+    Client::over(socket.into())
 }
 
 /// A whole masked message in one frame, as a client sends it.

@@ -62,7 +62,7 @@ impl Loopback {
                 Output::SetReadable { .. }
                 | Output::Abandon(_)
                 | Output::Repository { .. }
-                | Output::ReadCredentials
+                | Output::ReadFiles
                 | Output::Drained => {}
             }
         }

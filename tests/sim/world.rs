@@ -401,7 +401,7 @@ impl World {
             Output::Repository { id, ask } => format!("{id:?}: {ask:?}"),
             Output::Infer(batch) => format!("infer {:?}, {} runs", batch.id, batch.len()),
             Output::Abandon(id) => format!("abandon {id:?}"),
-            Output::ReadCredentials => "read the credentials".to_owned(),
+            Output::ReadFiles => "read the files".to_owned(),
             Output::Drained => "drained".to_owned(),
         });
         match output {
@@ -437,7 +437,8 @@ impl World {
             }
             Output::Repository { id, ask } => self.folder.ask(id, ask, self.now),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
-            Output::ReadCredentials => return Err("credentials are asked for, and there is no file".into()),
+            // There are none.
+            Output::ReadFiles => {}
             Output::Drained => {
                 if self.drained || self.drain_began.is_none() {
                     return Err("Drained came twice or unasked".into());

@@ -353,7 +353,7 @@ impl World {
             }
             // There is no folder of models, so nothing is asked of it.
             Output::Repository { ask, .. } => panic!("{ask:?}"),
-            Output::ReadCredentials => panic!("credentials are asked for, and there is no file"),
+            Output::ReadFiles => panic!("nobody asked for a reload"),
             Output::Drained => {
                 assert!(self.is_draining && !std::mem::replace(&mut self.is_drained, true));
             }
