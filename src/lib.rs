@@ -29,6 +29,8 @@ pub mod id;
 #[cfg(feature = "tools")]
 pub mod load;
 pub mod model;
+#[cfg(feature = "tls")]
+mod pem;
 pub mod reason;
 pub mod server;
 pub mod time;

@@ -20,7 +20,7 @@ use suzu::wire::message::{ServerMessage, Termination};
 use suzu::wire::websocket::{Event, encode_binary, encode_text};
 
 /// Made for this program: they open nothing else.
-const MODEST: &str = "modest.nothing-that-anyone-would-want-to-know";
+pub const MODEST: &str = "modest.nothing-that-anyone-would-want-to-know";
 const GREEDY: &str = "greedy.nothing-that-anyone-would-want-to-know";
 /// Audio of a greedy stream that is on its way at a time.
 const AHEAD_MS: f64 = 1000.0;
@@ -64,19 +64,19 @@ pub fn run(model: &str, modest: usize, greedy: usize, duration: Duration) {
 }
 
 /// The key's entry in a file of credentials.
-fn entry(key: &str) -> String {
+pub fn entry(key: &str) -> String {
     key_entry(key, Scopes::default().with(Scope::Stream))
 }
 
 /// Prints the times and gives their p99.
-fn report(name: &str, mut times: Vec<Duration>) -> Duration {
+pub fn report(name: &str, mut times: Vec<Duration>) -> Duration {
     percentiles(name, &mut times);
     times[(times.len() * 99).div_ceil(100) - 1]
 }
 
 impl Outcome {
     /// Times from chunk to result, and of the batches in them.
-    fn totals(&mut self) -> (Vec<Duration>, Vec<Duration>) {
+    pub fn totals(&mut self) -> (Vec<Duration>, Vec<Duration>) {
         let infer = std::mem::take(&mut self.infer);
         let totals = self.added.iter().zip(&infer).map(|(added, infer)| *added + *infer);
         (totals.collect(), infer)
@@ -84,7 +84,7 @@ impl Outcome {
 }
 
 /// The modest user's streams, side by side.
-fn speak_all(addr: SocketAddr, model: &str, audio: &[u8], streams: usize, duration: Duration) -> Outcome {
+pub fn speak_all(addr: SocketAddr, model: &str, audio: &[u8], streams: usize, duration: Duration) -> Outcome {
     let clock = Clock::new();
     let began = clock.instant();
     std::thread::scope(|scope| {

@@ -7,6 +7,7 @@
 //! cargo bench --bench measure -- control            # pongs and health while every worker is busy
 //! cargo bench --bench measure -- echo               # CPU for each message through the loop
 //! cargo bench --bench measure -- fair               # a modest user alone and beside a greedy one
+//! cargo bench --bench measure -- hostile            # streams and health beside slow peers and floods
 //! cargo bench --bench measure -- gru                # streams through a GRU against the bare model
 //! cargo bench --bench measure -- oip                # requests for inference against the bare model
 //! cargo bench --bench measure -- pool               # borrowing a connection against opening one
@@ -27,6 +28,7 @@ mod echo;
 mod fair;
 mod figures;
 mod gru;
+mod hostile;
 mod idle;
 mod oip;
 mod peer;
@@ -62,6 +64,9 @@ fn main() {
         Some(("gru", matches)) => {
             let streams: Vec<usize> = matches.get_many("streams").expect("has a default").copied().collect();
             gru::run(folder(matches), &streams, seconds(matches));
+        }
+        Some(("hostile", matches)) => {
+            hostile::run(number(matches, "streams"), number(matches, "slow"), seconds(matches));
         }
         Some(("start", matches)) => start::run(number(matches, "rounds")),
         Some(("oip", matches)) => oip::run(folder(matches), number(matches, "connections"), seconds(matches)),
@@ -121,6 +126,7 @@ fn command() -> Command {
                 .arg(count("greedy", "100"))
                 .arg(duration("10", "how long, alone and again beside")),
         )
+        .subcommand(hostile_command())
         .subcommand(
             Command::new("gru")
                 .about("Streams through a GRU: whole server against the bare model in a loop")
@@ -144,6 +150,14 @@ fn command() -> Command {
             Command::new("start").about("From exec to the first answered request").arg(count("rounds", "20")),
         )
         .subcommand(Command::new("smoke").about("Does the binary serve at all? Asserts, measures nothing"))
+}
+
+fn hostile_command() -> Command {
+    Command::new("hostile")
+        .about("Streams and health alone and beside slow peers, a flood of connections and one of guesses")
+        .arg(count("streams", "20"))
+        .arg(count("slow", "500"))
+        .arg(duration("20", "how long, alone and again beside"))
 }
 
 fn models() -> Arg {

@@ -23,6 +23,8 @@ pub struct Batch {
     pub work: Work,
     /// How long it took; measured by [`Batch::execute`].
     pub infer_time: Duration,
+    /// CPU time that it took, which is less if other threads took the core; measured by whoever executes it.
+    pub cpu_time: Duration,
 }
 
 /// What a worker can be asked to do.
@@ -46,7 +48,7 @@ pub struct Streams {
 impl Batch {
     /// A batch that has yet to be executed.
     pub fn new(id: BatchId, work: Work) -> Self {
-        Self { id, work, infer_time: Duration::ZERO }
+        Self { id, work, infer_time: Duration::ZERO, cpu_time: Duration::ZERO }
     }
 
     /// How many runs or requests there are in it.

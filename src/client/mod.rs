@@ -61,4 +61,6 @@ pub use pool::{Pool, PoolSettings, PoolStats, Pooled};
 pub(crate) use random::Random;
 pub use retry::Retry;
 pub use stream::{Options, Received, Receiver, Sender, Stream};
+#[cfg(feature = "tools")]
+pub(crate) use tls::{Greeter, Records};
 pub use url::Url;

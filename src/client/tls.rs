@@ -1,8 +1,8 @@
 //! The client's side of TLS: whom it trusts, the greeting, and records in and out.
 
 use super::{Error, Options, Url};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use crate::pem;
+use rustls::pki_types::ServerName;
 use rustls::{CertificateError, ClientConfig, ClientConnection, RootCertStore};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -26,8 +26,7 @@ impl Session {
     pub(super) fn greet(mut tcp: &TcpStream, url: &Url, options: &Options) -> Result<Session, Error> {
         let fail = |why: String| Error::Tls { address: url.authority(), why };
         let roots = roots(options.ca_file.as_deref()).map_err(fail)?;
-        let name = ServerName::try_from(url.host.clone())
-            .map_err(|_| fail("a certificate cannot be for a host of that name".into()))?;
+        let name = name(url).map_err(fail)?;
         let config = config(roots).map_err(|error| fail(error.to_string()))?;
         let mut connection =
             ClientConnection::new(Arc::new(config), name).map_err(|error| fail(error.to_string()))?;
@@ -80,6 +79,76 @@ impl Session {
     }
 }
 
+/// Begins sessions for whoever has many connections on a poll and feeds them itself. Each is of a client that comes for the first
+/// time: none goes on where another left off.
+#[cfg(feature = "tools")]
+pub(crate) struct Greeter {
+    config: Arc<ClientConfig>,
+    name: ServerName<'static>,
+}
+
+#[cfg(feature = "tools")]
+impl Greeter {
+    /// For the server of that URL, trusting whom the file names, or those that browsers trust.
+    pub(crate) fn new(url: &Url, ca_file: Option<&Path>) -> Result<Self, Error> {
+        let fail = |why: String| Error::Tls { address: url.authority(), why };
+        let name = name(url).map_err(fail)?;
+        let mut config = config(roots(ca_file).map_err(fail)?).map_err(|error| fail(error.to_string()))?;
+        config.resumption = rustls::client::Resumption::disabled();
+        Ok(Self { config: Arc::new(config), name })
+    }
+
+    /// The session of a new connection.
+    pub(crate) fn begin(&self) -> io::Result<Records> {
+        let session = ClientConnection::new(Arc::clone(&self.config), self.name.clone());
+        let mut session = session.map_err(io::Error::other)?;
+        session.set_buffer_limit(None);
+        Ok(Records { session })
+    }
+}
+
+/// A session on a socket that does not wait: each step goes as far as the socket does, and says `WouldBlock` then.
+#[cfg(feature = "tools")]
+pub(crate) struct Records {
+    session: ClientConnection,
+}
+
+#[cfg(feature = "tools")]
+impl Records {
+    /// Reads what is decrypted; nothing at the end, whether or not that was said.
+    pub(crate) fn read(&mut self, from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.session.reader().read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
+                result => return result,
+            }
+            self.session.read_tls(from)?;
+            let taken = self.session.process_new_packets().map_err(io::Error::other);
+            taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, explain(&error)))?;
+        }
+    }
+
+    /// Writes records, first those that wait and then those of `plain`, which is empty once they are on their way.
+    pub(crate) fn write(&mut self, to: &mut impl Write, plain: &mut Vec<u8>) -> io::Result<()> {
+        loop {
+            while self.session.wants_write() {
+                self.session.write_tls(to)?;
+            }
+            if self.session.is_handshaking() || plain.is_empty() {
+                return Ok(());
+            }
+            self.session.writer().write_all(plain)?;
+            plain.clear();
+        }
+    }
+}
+
+fn name(url: &Url) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(url.host.clone())
+        .map_err(|_| "a certificate cannot be for a host of that name".into())
+}
+
 fn config(roots: RootCertStore) -> Result<ClientConfig, rustls::Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
@@ -96,14 +165,9 @@ fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, String> {
         return Ok(RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() });
     };
     let of = |why: String| format!("the file of authorities {}: {why}", path.display());
-    let pem = std::fs::read(path).map_err(|error| of(format!("cannot be read: {error}")))?;
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| of(format!("is not PEM: {error}")))?;
+    for certificate in pem::certificates(path).map_err(of)? {
         roots.add(certificate).map_err(|error| of(error.to_string()))?;
-    }
-    if roots.is_empty() {
-        return Err(of("there is no BEGIN CERTIFICATE in it".into()));
     }
     Ok(roots)
 }

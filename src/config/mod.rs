@@ -15,7 +15,7 @@ mod value;
 
 pub use resolve::{Origin, Resolved, Sources, resolve};
 pub use table::{Config, SETTINGS};
-pub use value::{Form, LogFormat, OnnxEngine, OpenAccess, WebhookEvents};
+pub use value::{Form, LogFormat, OnnxEngine, OpenAccess, ProxyProtocol, WebhookEvents};
 
 use std::fmt;
 
@@ -196,7 +196,7 @@ mod tests {
         for setting in SETTINGS {
             let other = match setting.range {
                 Some((min, max)) => [min, max].into_iter().find(|end| *end != setting.default).unwrap(),
-                None => ["json", "debug", "onnxruntime", "anywhere", "ends", "elsewhere"]
+                None => ["json", "debug", "onnxruntime", "anywhere", "ends", "v2", "elsewhere"]
                     .into_iter()
                     .find(|word| (setting.set)(&mut Config::default(), word).is_ok())
                     .unwrap(),

@@ -1,7 +1,8 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
 use super::value::{
-    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, Size, Text, Time, WebhookEvents, Word, parse,
+    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, ProxyProtocol, Size, Text, Time, WebhookEvents,
+    Word, parse,
 };
 use super::{Legacy, Setting};
 use log::LevelFilter;
@@ -96,7 +97,7 @@ settings! {
         tls_key: String = MaybeText(""), unit "path",
             why "It belongs to the certificate: both are set, or none.";
 
-        /// Time in which the handshake of TLS must be done; it counts from the connection's start.
+        /// Time in which the handshake of TLS must be done, and before it a proxy's header be there.
         tls_handshake_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "Two round trips, and as patient with a bad mobile network as `head_timeout`.";
 
@@ -124,6 +125,10 @@ settings! {
     }
 
     "Overload" {
+        /// Part of the host's measured capacity that streams may take, percent; beyond it newcomers are refused. 0: no limit.
+        capacity_percent: u32 = Number("80", "0" ..= "100"), unit "%",
+            why "Latency grows steeply beyond: at 80 % it is still near what it is at 70 %.";
+
         /// Time that a run may wait for a worker; the server refuses, cuts and closes as it comes near (`docs/tuning.md`).
         queue_wait_target: Duration = Time("1s", "1ms" ..= "1h"),
             why "Where results stop being live. Streams at full speed wait for each other, so far less would refuse a healthy server.";
@@ -161,6 +166,10 @@ settings! {
         /// Addresses or networks of proxies whose `X-Forwarded-For` is believed, parted by spaces.
         trusted_proxies: String = MaybeText(""), unit "networks",
             why "Anybody can send the field; only one's own proxy tells the truth in it.";
+
+        /// Whether the trusted proxies begin each connection with a header of the PROXY protocol: `off` or `v2`.
+        proxy_protocol: ProxyProtocol = Word("off"), unit "word",
+            why "Only who balances connections and not requests sends it, and then on every connection.";
     }
 
     "Fair shares" {
@@ -218,7 +227,7 @@ settings! {
         head_timeout: Duration = Time("10s", "10ms" ..= "1h"),
             why "Ends senders of one byte at a time, and bears a bad mobile network.";
 
-        /// Time in which a request's whole body must arrive.
+        /// Time in which a request's whole body, or a WebSocket message that has begun, must arrive.
         body_timeout: Duration = Time("30s", "10ms" ..= "1h"),
             why "The largest body at 300 kbit/s.";
 

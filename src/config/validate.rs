@@ -1,6 +1,6 @@
 //! Whether the values of a configuration agree with each other and with their ranges.
 
-use super::{Config, ConfigError, SETTINGS, Setting};
+use super::{Config, ConfigError, ProxyProtocol, SETTINGS, Setting};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -23,12 +23,18 @@ impl Config {
         problems.extend(self.strange_names());
         problems.extend(self.half_of_tls());
         problems.extend(self.no_receiver());
+        problems.extend(self.proxies_of_nobody());
         ConfigError::unless_empty(problems)
     }
 
     /// How many threads run models on a machine with that many cores; at least 1.
     pub fn worker_count(&self, cores: usize) -> usize {
         if self.workers == 0 { cores.saturating_sub(1).max(1) } else { self.workers }
+    }
+
+    /// The networks of `trusted_proxies`.
+    pub fn trusted_networks(&self) -> Vec<IpNet> {
+        self.trusted_proxies.split_whitespace().filter_map(network).collect()
     }
 
     /// A library's user writes fields by hand, so each value passes through its own text once more.
@@ -57,8 +63,7 @@ impl Config {
 
     /// Lists of which an entry is not what it should be.
     fn strange_names(&self) -> Vec<String> {
-        let network = |word: &&str| word.parse::<IpNet>().is_err() && word.parse::<IpAddr>().is_err();
-        let networks = self.trusted_proxies.split_whitespace().filter(network);
+        let networks = self.trusted_proxies.split_whitespace().filter(|word| network(word).is_none());
         let networks = networks.map(|word| {
             format!(
                 "trusted_proxies: {word} is no address and no network; write it like 10.0.0.1 or 10.0.0.0/8"
@@ -134,6 +139,15 @@ impl Config {
         Some(format!("webhook_url cannot be posted to: {why}."))
     }
 
+    fn proxies_of_nobody(&self) -> Option<String> {
+        let nobody = self.trusted_proxies.trim().is_empty() && self.proxy_protocol != ProxyProtocol::Off;
+        nobody.then(|| {
+            "proxy_protocol = \"v2\", but trusted_proxies is empty: no header would be believed. Name the proxies, or leave \
+             proxy_protocol off."
+                .to_owned()
+        })
+    }
+
     fn no_room_for_a_stream(&self) -> Option<String> {
         let one_stream = self.audio_held_max.as_millis() * AUDIO_BYTES_PER_SECOND_MAX / 1000;
         (one_stream > self.audio_bytes_total_max as u128).then(|| {
@@ -144,6 +158,11 @@ impl Config {
             )
         })
     }
+}
+
+/// One address is a network too.
+fn network(word: &str) -> Option<IpNet> {
+    word.parse().or_else(|_| word.parse::<IpAddr>().map(IpNet::from)).ok()
 }
 
 #[cfg(test)]
@@ -235,6 +254,15 @@ mod tests {
             assert!(problems.len() == 1 && problems[0].contains(word), "{url}: {problems:?}");
             assert!(!problems[0].contains("planted"), "{problems:?}");
         }
+    }
+
+    #[test]
+    fn headers_of_proxies_are_refused_without_proxies() {
+        let config = Config { proxy_protocol: ProxyProtocol::V2, ..Config::default() };
+        assert!(problems(&config)[0].contains("trusted_proxies is empty"));
+        let config = Config { trusted_proxies: "10.0.0.0/8 ::1".into(), ..config };
+        assert_eq!(problems(&config), [""; 0]);
+        assert_eq!(config.trusted_networks().len(), 2);
     }
 
     #[test]

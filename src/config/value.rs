@@ -286,6 +286,19 @@ impl Choice for WebhookEvents {
         &[("all", WebhookEvents::All), ("ends", WebhookEvents::Ends)];
 }
 
+/// Whether trusted proxies begin their connections with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProxyProtocol {
+    /// They do not.
+    Off,
+    /// With one of the PROXY protocol, version 2.
+    V2,
+}
+
+impl Choice for ProxyProtocol {
+    const WORDS: &'static [(&'static str, Self)] = &[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)];
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

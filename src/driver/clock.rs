@@ -1,7 +1,7 @@
 //! The only place that reads clocks. Everything else is told the time.
 
 use crate::time::{Instant, Now};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A monotonic clock that counts from its own making, and the wall clock beside it.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,22 @@ impl Clock {
     }
 }
 
+/// CPU time that this thread has used so far; None where the system does not tell.
+#[cfg(unix)]
+pub(super) fn thread_cpu_time() -> Option<Duration> {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a valid timespec that outlives the call.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) };
+    // The types are narrower on some systems.
+    #[allow(clippy::unnecessary_cast)]
+    (result == 0).then(|| Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+#[cfg(not(unix))]
+pub(super) fn thread_cpu_time() -> Option<Duration> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -52,6 +68,21 @@ mod tests {
         let earlier = clock.instant();
         assert!(copy.instant() >= earlier);
         assert!(clock.instant() >= earlier);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_thread_that_sleeps_uses_no_time() {
+        let slept = std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_millis(20));
+            thread_cpu_time().expect("the system tells")
+        });
+        assert!(slept.join().expect("it ends") < Duration::from_millis(20));
+        let before = thread_cpu_time().expect("the system tells");
+        let mut sum = 0u64;
+        while thread_cpu_time().expect("the system tells") == before {
+            sum = std::hint::black_box(sum + 1);
+        }
     }
 
     #[test]

@@ -6,19 +6,20 @@
 //! written once with all that is for it.
 
 use super::clock::Clock;
-use super::credentials::CredentialsReader;
 use super::dead_letters::DeadLetters;
 use super::doorbell::Doorbell;
 use super::greetings::Greetings;
 use super::in_place::InPlace;
+use super::introductions::Introductions;
 use super::listener::{Accepted, Listener};
 use super::loader::Loader;
 use super::process::{self, ProcessMeter};
+use super::reader::{News, Reader};
 use super::socket::{Arrival, Departure, Socket};
 use super::sockets::Sockets;
 use super::tls;
 use super::webhooks::Poster;
-use super::workers::WorkerPool;
+use super::workers::{self, WorkerPool};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::id::ConnId;
@@ -40,8 +41,9 @@ const BELL: Token = Token(usize::MAX - 2);
 
 /// Events taken from the poll at once. More stay there for the next turn.
 const EVENTS_MAX: usize = 1024;
-/// Connections accepted in a turn: a flood of them must not keep the others waiting.
-const ACCEPTS_MAX: usize = 128;
+/// Connections accepted in a turn, hence new requests read in the next: a flood of them must not keep the others waiting. To take in
+/// and refuse so many takes about a millisecond.
+const ACCEPTS_MAX: usize = 16;
 /// Bytes and reads that one connection may have in a turn.
 const READ_BYTES_MAX: usize = 64 * 1024;
 const READS_MAX: usize = 64;
@@ -65,12 +67,13 @@ pub struct EventLoop {
     /// Gone where connections are plain.
     tls: Option<tls::Acceptor>,
     greetings: Greetings,
+    introductions: Introductions,
     workers: WorkerPool,
     in_place: InPlace,
     /// Gone without a folder of models.
     loader: Option<Loader>,
-    /// Gone without a file of credentials.
-    credentials: Option<CredentialsReader>,
+    /// Gone without files that may change.
+    reader: Option<Reader>,
     /// Gone without a receiver of webhooks.
     poster: Option<Poster>,
     /// Gone without a file for them.
@@ -96,8 +99,6 @@ struct Orders {
     reload: AtomicBool,
     stop: AtomicBool,
     bell: Arc<Doorbell>,
-    /// Gone where connections are plain.
-    identity: Option<Arc<tls::Identity>>,
 }
 
 impl Handle {
@@ -107,14 +108,10 @@ impl Handle {
         self.orders.bell.ring();
     }
 
-    /// Loads the models of the folder again, and reads the credentials. Streams in progress finish on their models.
-    ///
-    /// With TLS the certificate and its key are read again too, on this thread; connections that are open keep theirs. What
-    /// cannot be used is logged, and what was in use stays.
+    /// Loads the models of the folder again, and reads credentials, certificate and key, as `POST /v1/admin/reload` does. Streams in
+    /// progress finish on their models, open connections keep the certificate they began with. What cannot be used is logged,
+    /// and what was in use stays.
     pub fn reload(&self) {
-        if let Some(identity) = &self.orders.identity {
-            identity.renew();
-        }
         self.orders.reload.store(true, Ordering::SeqCst);
         self.orders.bell.ring();
     }
@@ -143,28 +140,31 @@ impl EventLoop {
     /// As [`EventLoop::bind`].
     pub fn bind_with(
         config: Config,
-        models: Registry,
+        mut models: Registry,
         repository: Option<Repository>,
     ) -> io::Result<EventLoop> {
         let sockets_max = sockets_max(&config)?;
         let tls = tls::Acceptor::open(&config)?;
         let greetings = Greetings::new(config.tls_handshake_timeout);
+        let introductions = Introductions::new(&config);
         let mut listener = Listener::bind(&config.host, config.port, config.listen_backlog)?;
         let local_addr = listener.local_addr()?;
         let poll = Poll::new()?;
         listener.register(poll.registry(), LISTENER)?;
         let bell = Arc::new(Doorbell::new(Waker::new(poll.registry(), BELL)?));
         let clock = Clock::new();
-        let credentials = CredentialsReader::start(&config, local_addr, &bell)?;
+        let identity = tls.as_ref().map(tls::Acceptor::identity);
+        let reader = Reader::start(&config, local_addr, identity, &bell)?;
         let poster = Poster::start(&config, &bell)?;
         let dead_letters = poster.as_ref().map_or(Ok(None), |_| DeadLetters::start(&config))?;
         let seed = RandomState::new().hash_one(local_addr);
+        models.try_out(&|| clock.instant() - Instant::default());
         let in_place = InPlace::new(config.loop_infer_max, cores());
         let server = Server::new(config, models, seed, clock.now())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))?;
         let (strength, capacity) = (server.workers(), server.batches_in_flight_max());
         let loader = repository.map(|repository| Loader::start(repository, Arc::clone(&bell))).transpose()?;
-        let workers = WorkerPool::start(strength, capacity, Arc::clone(&bell), clock, Batch::execute)?;
+        let workers = WorkerPool::start(strength, capacity, Arc::clone(&bell), clock, workers::execute)?;
         Ok(EventLoop {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
@@ -175,10 +175,11 @@ impl EventLoop {
             sockets: Sockets::default(),
             sockets_max,
             greetings,
+            introductions,
             workers,
             in_place,
             loader,
-            credentials,
+            reader,
             poster,
             dead_letters,
             meter: ProcessMeter::new(),
@@ -188,7 +189,6 @@ impl EventLoop {
                 reload: AtomicBool::new(false),
                 stop: AtomicBool::new(false),
                 bell,
-                identity: tls.as_ref().map(tls::Acceptor::identity),
             }),
             tls,
             ended: clock.instant(),
@@ -229,6 +229,7 @@ impl EventLoop {
         self.in_place.begin_turn();
         self.note_events();
         self.accept(now);
+        self.introduce(now);
         self.take_orders(now);
         self.read(now);
         self.collect(now);
@@ -270,11 +271,13 @@ impl EventLoop {
 
     /// How long there is nothing to do unless something happens.
     fn patience(&self, now: Instant) -> Duration {
-        if self.sockets.queued() != (0, 0) {
+        let introduced = self.introductions.ready() > 0 && self.server.can_accept();
+        if self.sockets.queued() != (0, 0) || introduced {
             return Duration::ZERO;
         }
         let accept = self.listener.as_ref().filter(|_| self.has_room()).and_then(Listener::due);
-        let due = [self.server.poll_timeout(), accept, self.greetings.due()].into_iter().flatten().min();
+        let late = [self.greetings.due(), self.introductions.due()];
+        let due = [self.server.poll_timeout(), accept].into_iter().chain(late).flatten().min();
         due.map_or(self.meter.due(), |due| due.min(self.meter.due())) - now
     }
 
@@ -283,6 +286,7 @@ impl EventLoop {
             match event.token() {
                 LISTENER => self.listener.iter_mut().for_each(Listener::on_edge),
                 BELL => {}
+                token if self.introductions.owns(token) => self.introductions.on_event(event),
                 _ => self.sockets.on_event(event),
             }
         }
@@ -296,9 +300,25 @@ impl EventLoop {
                 return;
             }
             match listener.accept(now.instant) {
+                Accepted::Peer(stream, peer) if self.introductions.expects(peer.ip()) => {
+                    self.introductions.push(stream, peer, now.instant, self.poll.registry());
+                }
                 Accepted::Peer(stream, peer) => self.admit(stream, peer, now),
                 Accepted::Failed => {}
                 Accepted::Nobody => return self.meter.set_accept_failures(listener.failures()),
+            }
+        }
+    }
+
+    /// Takes in those whose proxies have said whose they are.
+    fn introduce(&mut self, now: Now) {
+        for _ in 0..self.introductions.ready().min(ACCEPTS_MAX) {
+            if !self.server.can_accept() {
+                return;
+            }
+            let introduced = self.introductions.next(self.area.bytes(), now.instant, self.poll.registry());
+            if let Some((stream, peer)) = introduced {
+                self.admit(stream, peer, now);
             }
         }
     }
@@ -331,12 +351,12 @@ impl EventLoop {
             self.server.handle_input(Input::Drain, now);
         }
         if self.orders.reload.swap(false, Ordering::SeqCst) {
-            self.tls.iter_mut().for_each(tls::Acceptor::take_renewed);
             self.server.handle_input(Input::Reload, now);
         }
         if self.draining && self.listener.is_some() && !self.server.can_accept() {
             // For good: whoever connects now is refused at once instead of waiting for nothing.
             self.listener = None;
+            self.introductions.clear();
         }
     }
 
@@ -382,8 +402,12 @@ impl EventLoop {
         while let Some((id, answer)) = self.loader.as_ref().and_then(Loader::poll) {
             self.server.handle_input(Input::Repository { id, answer }, now);
         }
-        while let Some(keyring) = self.credentials.as_ref().and_then(CredentialsReader::poll) {
-            self.server.handle_input(Input::Credentials(keyring), now);
+        while let Some(news) = self.reader.as_ref().and_then(Reader::poll) {
+            match (news, &mut self.tls) {
+                (News::Credentials(keyring), _) => self.server.handle_input(Input::Credentials(keyring), now),
+                (News::Certificate(sessions), Some(tls)) => tls.renew(sessions),
+                (News::Certificate(_), None) => {}
+            }
         }
         while let Some((id, answer)) = self.poster.as_ref().and_then(Poster::poll) {
             self.server.handle_input(Input::Posted { id, answer }, now);
@@ -407,13 +431,15 @@ impl EventLoop {
                 self.server.handle_input(Input::HungUp { conn }, now);
             }
         }
+        self.introductions.close_late(now.instant);
+        self.meter.set_headers_refused(self.introductions.refused());
         if let Some(tls) = &self.tls {
             self.meter.set_handshakes(tls.handshakes());
         }
         if let Some(letters) = &self.dead_letters {
             self.meter.set_dead_letters(letters.counts());
         }
-        if let Some(figures) = self.meter.poll(now.instant, self.sockets.len()) {
+        if let Some(figures) = self.meter.poll(now.instant, self.sockets.len() + self.introductions.len()) {
             self.server.handle_input(Input::Process(figures), now);
         }
     }
@@ -430,7 +456,7 @@ impl EventLoop {
                     self.replace_hung(now);
                 }
                 Output::Repository { id, ask } => self.ask_repository(id, ask, now),
-                Output::ReadCredentials => self.credentials.iter().for_each(CredentialsReader::ask),
+                Output::ReadFiles => self.reader.iter().for_each(Reader::ask),
                 Output::Post(post) => self.post(post, now),
                 Output::DeadLetter(letter) => {
                     if let Some(letters) = &self.dead_letters {
@@ -446,7 +472,7 @@ impl EventLoop {
     fn infer(&mut self, mut batch: Batch, now: Now) {
         if self.in_place.takes(&batch) {
             let clock = self.clock;
-            batch.execute(&|| clock.instant());
+            workers::execute(&mut batch, &|| clock.instant());
             self.in_place.spend(batch.infer_time);
             return self.bring_home(batch, now);
         }
@@ -498,7 +524,8 @@ impl EventLoop {
     }
 
     fn has_room(&self) -> bool {
-        self.sockets.len() < self.sockets_max && self.server.can_accept()
+        let held = self.sockets.len() + self.introductions.len();
+        held < self.sockets_max && self.server.can_accept()
     }
 }
 

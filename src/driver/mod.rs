@@ -7,9 +7,10 @@
 //!
 //! The parts: `event_loop` the turn and nothing else; `listener` accepting, also without descriptors; `socket` and
 //! `sockets` edge-triggered reading and writing, and who is to be read or written next; `tls`
-//! what happens to their bytes on the way, `greetings` who is late with the handshake; `workers` the threads that
-//! infer, `in_place` what is too short for them; `loader` the thread that asks the folder of models; `webhooks` those that post,
-//! and `dead_letters` the one that keeps what nobody took; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
+//! what happens to their bytes on the way, `greetings` who is late with the handshake; `introductions` connections of proxies
+//! that have not said whose they are; `workers` the threads that infer, `in_place` what is too short for them; `loader` the thread
+//! that asks the folder of models, `reader` the one that reads credentials and certificate; `webhooks` those that
+//! post, and `dead_letters` the one that keeps what nobody took; `doorbell` how they wake the loop; `process` what the operating system says of the process; `clock` the
 //! only reader of clocks.
 //!
 //! As a library it sets no logger, no signal handler and no environment, and two loops fit in one process. One
@@ -17,15 +18,16 @@
 //! hard one.
 
 mod clock;
-mod credentials;
 mod dead_letters;
 mod doorbell;
 mod event_loop;
 mod greetings;
 mod in_place;
+mod introductions;
 mod listener;
 mod loader;
 mod process;
+mod reader;
 mod socket;
 mod sockets;
 #[cfg_attr(not(feature = "tls"), path = "no_tls.rs")]

@@ -3,14 +3,15 @@
 
 use crate::config::Config;
 use std::io;
-use std::sync::Arc;
 
 /// There is none.
 pub(super) enum Acceptor {}
 
 /// There is none.
-#[derive(Debug)]
 pub(super) enum Identity {}
+
+/// There are none.
+pub(super) enum Sessions {}
 
 /// There is none.
 pub(super) enum Tls {}
@@ -27,11 +28,11 @@ impl Acceptor {
         Ok(None)
     }
 
-    pub(super) fn identity(&self) -> Arc<Identity> {
+    pub(super) fn identity(&self) -> Identity {
         match *self {}
     }
 
-    pub(super) fn take_renewed(&mut self) {
+    pub(super) fn renew(&mut self, _: Result<Sessions, String>) {
         match *self {}
     }
 
@@ -45,7 +46,7 @@ impl Acceptor {
 }
 
 impl Identity {
-    pub(super) fn renew(&self) {
+    pub(super) fn read(&self) -> Result<Sessions, String> {
         match *self {}
     }
 }

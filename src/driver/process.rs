@@ -1,6 +1,7 @@
 //! What the operating system says of the process: its figures, and how many descriptors it may have.
 
-use crate::server::ProcessFigures;
+use super::clock::thread_cpu_time;
+use crate::server::{ProcessFigures, cores};
 use crate::time::Instant;
 use std::io;
 use std::time::Duration;
@@ -23,7 +24,7 @@ impl ProcessMeter {
     pub(super) fn new() -> Self {
         Self {
             due: Instant::default(),
-            figures: ProcessFigures::default(),
+            figures: ProcessFigures { cores: cores(), ..ProcessFigures::default() },
             descriptors_besides: open_descriptors().unwrap_or(0),
         }
     }
@@ -54,6 +55,11 @@ impl ProcessMeter {
         (self.figures.dead_letters_written, self.figures.dead_letters_lost) = (written, lost);
     }
 
+    /// So many headers of proxies were wrong or late.
+    pub(super) fn set_headers_refused(&mut self, refused: u64) {
+        self.figures.proxy_headers_refused = refused;
+    }
+
     /// The figures, if they are due.
     pub(super) fn poll(&mut self, now: Instant, connections: usize) -> Option<ProcessFigures> {
         if now < self.due {
@@ -78,6 +84,7 @@ fn sample(figures: &mut ProcessFigures) {
     figures.threads = u64::try_from(stat.num_threads).unwrap_or(0);
     let ticks_per_s = procfs::ticks_per_second().max(1);
     figures.cpu_time = Duration::from_millis((stat.utime + stat.stime) * 1000 / ticks_per_s);
+    figures.loop_cpu_time = thread_cpu_time().unwrap_or_default();
 }
 
 #[cfg(not(target_os = "linux"))]

@@ -10,16 +10,15 @@
 //! ([`Common`]); nobody is cut off for what others hold.
 
 use crate::config::Config;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use crate::pem;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError};
 use rustls::{Error, InconsistentKeys, ServerConfig};
 use std::io;
 use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// The longest record, with its head (RFC 8446 and, for older peers, RFC 5246).
 const RECORD_BYTES_MAX: usize = HEAD_BYTES + (16 << 10) + 2048;
@@ -38,17 +37,19 @@ const PLAIN_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nC
 
 /// What makes new connections speak TLS.
 pub(super) struct Acceptor {
-    sessions: Arc<ServerConfig>,
-    identity: Arc<Identity>,
+    sessions: Sessions,
+    identity: Identity,
     common: Arc<Common>,
 }
 
-/// Where certificate and key stand, and those that were read again until the loop takes them.
-#[derive(Debug)]
+/// What new connections begin with: the certificate, and what else they share.
+pub(super) type Sessions = Arc<ServerConfig>;
+
+/// Where certificate and key stand.
+#[derive(Clone, Debug)]
 pub(super) struct Identity {
     certificate: PathBuf,
     key: PathBuf,
-    renewed: Mutex<Option<Arc<ServerConfig>>>,
 }
 
 /// What all connections share.
@@ -76,22 +77,26 @@ impl Acceptor {
         let identity = Identity {
             certificate: PathBuf::from(&config.tls_certificate),
             key: PathBuf::from(&config.tls_key),
-            renewed: Mutex::default(),
         };
         let sessions = identity.read().map_err(|why| io::Error::new(io::ErrorKind::InvalidInput, why))?;
         let common = Common { held_max: config.tls_bytes_total_max, ..Common::default() };
-        Ok(Some(Self { sessions, identity: Arc::new(identity), common: Arc::new(common) }))
+        Ok(Some(Self { sessions, identity, common: Arc::new(common) }))
     }
 
-    /// What can be read again from another thread.
-    pub(super) fn identity(&self) -> Arc<Identity> {
-        Arc::clone(&self.identity)
+    /// What another thread can read again.
+    pub(super) fn identity(&self) -> Identity {
+        self.identity.clone()
     }
 
-    /// New connections get the certificate that was read again, if there is one.
-    pub(super) fn take_renewed(&mut self) {
-        if let Some(renewed) = self.identity.renewed.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.sessions = renewed;
+    /// New connections get the certificate that was read again. If it cannot be used, the one before stays.
+    pub(super) fn renew(&mut self, read: Result<Sessions, String>) {
+        match read {
+            Ok(sessions) => {
+                self.sessions = sessions;
+                let path = self.identity.certificate.display();
+                log::info!("new connections get the certificate in {path} as it is now");
+            }
+            Err(why) => log::error!("the certificate in use stays: {why}; mend it and reload again"),
         }
     }
 
@@ -121,27 +126,12 @@ impl Acceptor {
 }
 
 impl Identity {
-    /// Reads the files again. If they cannot be used, the loop keeps what it has. Blocks: not for the loop's thread.
-    pub(super) fn renew(&self) {
-        match self.read() {
-            Ok(renewed) => {
-                *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Some(renewed);
-                log::info!(
-                    "new connections get the certificate in {} as it is now",
-                    self.certificate.display()
-                );
-            }
-            Err(why) => {
-                log::error!("the certificate in use stays: {why}; mend it and reload again");
-            }
-        }
-    }
-
-    fn read(&self) -> Result<Arc<ServerConfig>, String> {
+    /// Reads both files. Blocks: once it runs, not for the loop's thread.
+    pub(super) fn read(&self) -> Result<Sessions, String> {
         let of = |setting: &str, path: &Path, why: String| format!("{setting} = {path:?}: {why}");
-        let chain =
-            read_chain(&self.certificate).map_err(|why| of("tls_certificate", &self.certificate, why))?;
-        let key = read_key(&self.key).map_err(|why| of("tls_key", &self.key, why))?;
+        let chain = pem::certificates(&self.certificate);
+        let chain = chain.map_err(|why| of("tls_certificate", &self.certificate, why))?;
+        let key = pem::private_key(&self.key).map_err(|why| of("tls_key", &self.key, why))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let refused = |error: Error| match error {
             Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => of(
@@ -168,31 +158,6 @@ impl Identity {
         sessions.ticketer = rustls::crypto::ring::Ticketer::new().map_err(refused)?;
         Ok(Arc::new(sessions))
     }
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("cannot be read: {error}; give the path of a PEM file"))
-}
-
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain = CertificateDer::pem_slice_iter(&read_file(path)?).collect::<Result<Vec<_>, _>>();
-    let chain =
-        chain.map_err(|error| format!("is not PEM: {error}; `openssl x509 -in FILE` shows what is wrong"))?;
-    if chain.is_empty() {
-        return Err("there is no BEGIN CERTIFICATE in it; give the certificate, then those above it".into());
-    }
-    Ok(chain)
-}
-
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    PrivateKeyDer::from_pem_slice(&read_file(path)?).map_err(|error| match error {
-        pem::Error::NoItemsFound => {
-            "there is no BEGIN PRIVATE KEY in it; a key under a password must be opened \
-                                     first: `openssl pkey -in FILE -out NEW`"
-                .into()
-        }
-        error => format!("is not PEM: {error}; `openssl pkey -in FILE -noout` shows what is wrong"),
-    })
 }
 
 /// The TLS of one connection.

@@ -431,14 +431,12 @@ fn a_new_certificate_is_taken_and_a_faulty_one_is_not() {
     let mut acceptor = made.acceptor();
     let before = Arc::clone(&acceptor.sessions);
     std::fs::write(made.path("chain.pem"), "half a fi").unwrap();
-    acceptor.identity().renew();
-    acceptor.take_renewed();
+    acceptor.renew(acceptor.identity().read());
     assert!(Arc::ptr_eq(&before, &acceptor.sessions), "what works stays");
     let other = Made::new();
     for name in ["chain.pem", "key.pem"] {
         std::fs::copy(other.path(name), made.path(name)).unwrap();
     }
-    acceptor.identity().renew();
-    acceptor.take_renewed();
+    acceptor.renew(acceptor.identity().read());
     assert!(!Arc::ptr_eq(&before, &acceptor.sessions));
 }

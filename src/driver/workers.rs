@@ -10,7 +10,7 @@
 //!   `Inferred` that follows a `Replaced` is late and frees nothing.
 //! - At most `strength` threads are not hung, and at most twice `strength` exist.
 
-use super::clock::Clock;
+use super::clock::{Clock, thread_cpu_time};
 use super::doorbell::Doorbell;
 use crate::batch::Batch;
 use crate::id::BatchId;
@@ -27,6 +27,14 @@ use std::time::Duration;
 
 /// What a worker does with a batch. [`Batch::execute`], except in tests.
 pub(super) type Execute = fn(&mut Batch, &dyn Fn() -> Instant);
+
+/// Does the work on this thread and measures the CPU time of it; where the system does not tell that, the time by the clock.
+pub(super) fn execute(batch: &mut Batch, clock: &dyn Fn() -> Instant) {
+    let before = thread_cpu_time();
+    batch.execute(clock);
+    let used = thread_cpu_time().zip(before).map(|(after, before)| after.saturating_sub(before));
+    batch.cpu_time = used.unwrap_or(batch.infer_time);
+}
 
 /// The pool, as the loop sees it.
 pub(super) struct WorkerPool {

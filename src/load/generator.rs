@@ -11,6 +11,7 @@ use super::tally::Tally;
 use super::target::Ask;
 use super::usage::{self, Usage};
 use super::{Error, http};
+use crate::client::Greeter;
 use crate::driver::{Clock, raise_descriptor_limit};
 use crate::time::Instant;
 use mio::{Events, Poll, Token};
@@ -77,6 +78,8 @@ struct Generator<'p> {
     clock: Clock,
     buffer: Vec<u8>,
     request: Arc<[u8]>,
+    /// Gone where connections are plain.
+    greeter: Option<Greeter>,
     peers: Vec<Peer>,
     /// The client that each connection serves.
     client_of: Vec<usize>,
@@ -107,6 +110,9 @@ impl<'p> Generator<'p> {
             Ask::Http(request) => http::encode(&plan.target, request),
             _ => Arc::from([]),
         };
+        let (url, ca_file) = (&plan.target.url, plan.target.ca_file.as_deref());
+        let greeter = url.tls.then(|| Greeter::new(url, ca_file)).transpose();
+        let greeter = greeter.map_err(|error| Error::Plan(error.to_string()))?;
         let mut tally = Tally::new(began);
         let phase = match plan.length {
             Length::Messages { time_max, .. } => {
@@ -124,6 +130,7 @@ impl<'p> Generator<'p> {
             clock,
             buffer: vec![0; BUFFER_BYTES],
             request,
+            greeter,
             peers: Vec::with_capacity(plan.connections()),
             client_of: Vec::with_capacity(plan.connections()),
             dues: BinaryHeap::new(),
@@ -146,7 +153,7 @@ impl<'p> Generator<'p> {
         loop {
             let now = self.clock.instant();
             self.open_more(now)?;
-            self.fire(now);
+            self.fire(now)?;
             self.go_on(now);
             if now >= self.sweep_at {
                 self.sweep_at = now + SWEEP_EVERY;
@@ -214,17 +221,21 @@ impl<'p> Generator<'p> {
     fn connect(&mut self, number: usize, now: Instant) -> Result<Peer, Error> {
         self.opening += 1;
         self.open += 1;
-        Peer::connect(self.plan, number, &self.request, self.poll.registry(), now)
+        Peer::connect(self.plan, number, &self.request, self.greeter.as_ref(), self.poll.registry(), now)
             .map_err(system("opening a socket"))
     }
 
     /// Sends what is due.
-    fn fire(&mut self, now: Instant) {
+    fn fire(&mut self, now: Instant) -> Result<(), Error> {
         while let Some(&Reverse((due, number, client))) = self.dues.peek() {
             if due > now {
-                return;
+                break;
             }
             self.dues.pop();
+            if self.peers[number].stage == Stage::Gone && self.peers[number].talk.is_refused() {
+                self.try_again(number, now)?;
+                continue;
+            }
             if self.client_of[number] != client || self.peers[number].stage != Stage::Open {
                 continue;
             }
@@ -240,6 +251,7 @@ impl<'p> Generator<'p> {
             }
             self.settle_turn(number, now);
         }
+        Ok(())
     }
 
     /// Asks unless the client has asked enough.
@@ -379,8 +391,29 @@ impl<'p> Generator<'p> {
             self.opening -= 1;
         }
         log::debug!("connection {number}: {kind} after {:?}", now - peer.since);
-        self.tally.failure(kind);
+        let refused = peer.talk.is_refused();
+        if refused {
+            self.tally.refusals.saturating_record(((now - peer.since).as_micros() as u64).max(1));
+        }
+        match self.plan.try_again {
+            Some(pause) if refused => {
+                // Each at another time, or they would come back as one crowd.
+                let spread = 0.5 + (number as f64 * SPREAD).fract();
+                self.dues.push(Reverse((now + pause.mul_f64(spread), number, self.client_of[number])));
+            }
+            _ => self.tally.failure(kind),
+        }
         self.close(number);
+    }
+
+    /// A client that was refused comes again, unless it is over by now.
+    fn try_again(&mut self, number: usize, now: Instant) -> Result<(), Error> {
+        if self.phase != Phase::Ending {
+            self.failed -= 1;
+            self.clients_done -= 1;
+            self.peers[number] = self.connect(number, now)?;
+        }
+        Ok(())
     }
 
     fn close(&mut self, number: usize) {
@@ -405,7 +438,7 @@ impl<'p> Generator<'p> {
     fn go_on(&mut self, now: Instant) {
         let all_tried = self.peers.len() == self.plan.connections() && self.opening == 0;
         match self.phase {
-            Phase::Opening if all_tried && self.open == 0 => self.stop(now),
+            Phase::Opening if all_tried && self.open == 0 && self.plan.try_again.is_none() => self.stop(now),
             Phase::Opening if all_tried => self.phase = Phase::Warming(now + self.plan.warm_up),
             Phase::Warming(until) if now >= until => {
                 let Length::For(duration) = self.plan.length else { return };
@@ -506,6 +539,8 @@ impl<'p> Generator<'p> {
             wanted: opened + self.failed,
             opened,
             failed: self.failed,
+            refused: tally.refusals.len(),
+            refusal_ms: Latency::of(&tally.refusals),
             per_second: opened as f64 / opening_took,
             latency_ms: Latency::of(&tally.opening),
         };

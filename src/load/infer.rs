@@ -4,6 +4,7 @@ use super::{Error, Request};
 use crate::client::{self, Options, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// Length of an open last side: a second of audio at 16 kHz. Other open sides are 1.
 const OPEN_SIDE: usize = 16_000;
@@ -33,17 +34,26 @@ struct Input {
 }
 
 /// Asks the server of a URL `http://host/v2/models/{model}/infer` for the inputs of the model, and makes a request that
-/// has them, with these header fields for the credentials: a little noise in each floating-point tensor, zeros in each other one.
+/// has them, with these header fields for the credentials and, by TLS, this file of authorities: a little noise in each
+/// floating-point tensor, zeros in each other one.
 ///
 /// # Errors
 /// [`Error::Plan`] if the path is another, the server does not tell, or the model takes what cannot be made up.
-pub fn infer_request(url: &Url, headers: &[(String, String)], form: Form) -> Result<Request, Error> {
+pub fn infer_request(
+    url: &Url,
+    headers: &[(String, String)],
+    ca_file: Option<&Path>,
+    form: Form,
+) -> Result<Request, Error> {
     let Some(path) = url.path.strip_suffix("/infer") else {
         return Err(Error::Plan(format!("{} does not end in /infer, so it takes no form", url.path)));
     };
     let about = Url { path: path.to_owned(), ..url.clone() };
-    let answer = client::get(&about, &Options { headers: headers.to_vec(), ..Options::default() })
-        .map_err(|error| Error::Plan(format!("the model's inputs cannot be had: {error}")))?;
+    let answer = client::get(
+        &about,
+        &Options { headers: headers.to_vec(), ca_file: ca_file.map(Path::to_owned), ..Options::default() },
+    )
+    .map_err(|error| Error::Plan(format!("the model's inputs cannot be had: {error}")))?;
     let metadata: Metadata = serde_json::from_slice(&answer)
         .map_err(|error| Error::Plan(format!("{path} does not tell the model's inputs: {error}")))?;
     request(&metadata, form)

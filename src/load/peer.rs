@@ -3,6 +3,7 @@
 use super::plan::Plan;
 use super::talk::Talk;
 use super::tally::Tally;
+use crate::client::{Greeter, Records};
 use crate::time::Instant;
 use mio::event::Source;
 use mio::net::TcpStream;
@@ -33,6 +34,8 @@ pub(super) enum Stage {
 /// A connection.
 pub(super) struct Peer {
     socket: TcpStream,
+    /// Of a connection by TLS.
+    records: Option<Box<Records>>,
     pub(super) talk: Talk,
     pub(super) stage: Stage,
     /// When the stage began, or the connection for those before [`Stage::Open`].
@@ -53,13 +56,16 @@ impl Peer {
         plan: &Plan,
         number: usize,
         request: &Arc<[u8]>,
+        greeter: Option<&Greeter>,
         registry: &Registry,
         now: Instant,
     ) -> std::io::Result<Peer> {
+        let records = greeter.map(Greeter::begin).transpose()?.map(Box::new);
         let mut socket = TcpStream::connect(plan.target.address)?;
         socket.register(registry, Token(number), Interest::READABLE | Interest::WRITABLE)?;
         Ok(Peer {
             socket,
+            records,
             talk: Talk::new(plan, number, request),
             stage: Stage::Connecting,
             since: now,
@@ -103,7 +109,11 @@ impl Peer {
     /// Reads what there is. The error is the kind of failure.
     pub(super) fn read(&mut self, buffer: &mut [u8], now: Instant, tally: &mut Tally) -> Result<(), String> {
         loop {
-            let count = match self.socket.read(buffer) {
+            let read = match &mut self.records {
+                None => self.socket.read(buffer),
+                Some(records) => records.read(&mut self.socket, buffer),
+            };
+            let count = match read {
                 Ok(0) if self.talk.is_over() && self.stage == Stage::Ending => return Ok(()),
                 Ok(0) => return Err("closed by the server".into()),
                 Ok(count) => count,
@@ -114,7 +124,8 @@ impl Peer {
             };
             self.busy_at = now;
             self.talk.hear(&mut buffer[..count], now, &mut self.out, tally)?;
-            if count < buffer.len() {
+            // What a session gives says nothing of what lies in the socket.
+            if count < buffer.len() && self.records.is_none() {
                 return Ok(());
             }
         }
@@ -122,18 +133,14 @@ impl Peer {
 
     /// Writes what the connection takes. The error is the kind of failure.
     pub(super) fn write(&mut self) -> Result<(), String> {
+        if self.records.is_some() {
+            return self.write_records();
+        }
         while self.written < self.out.len() {
             match self.socket.write(&self.out[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    let unsent = self.out.len() - self.written;
-                    return if unsent > UNSENT_BYTES_MAX {
-                        Err("the server does not read".into())
-                    } else {
-                        Ok(())
-                    };
-                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return self.check_unsent(),
                 // The server has said its last word and gone.
                 Err(_) if self.talk.is_over() => break,
                 Err(error) => return Err(kind_of(&error)),
@@ -141,10 +148,39 @@ impl Peer {
         }
         self.out.clear();
         self.written = 0;
-        if self.out.capacity() > BUFFER_BYTES_KEPT {
+        self.give_back();
+        Ok(())
+    }
+
+    fn write_records(&mut self) -> Result<(), String> {
+        let Some(records) = self.records.as_mut().filter(|_| self.stage != Stage::Connecting) else {
+            return Ok(());
+        };
+        loop {
+            match records.write(&mut self.socket, &mut self.out) {
+                Ok(()) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) if self.talk.is_over() => self.out.clear(),
+                Err(error) => return Err(kind_of(&error)),
+            }
+            if self.talk.is_over() {
+                break;
+            }
+        }
+        self.give_back();
+        self.check_unsent()
+    }
+
+    fn check_unsent(&self) -> Result<(), String> {
+        let unsent = self.out.len() - self.written;
+        if unsent > UNSENT_BYTES_MAX { Err("the server does not read".into()) } else { Ok(()) }
+    }
+
+    fn give_back(&mut self) {
+        if self.out.is_empty() && self.out.capacity() > BUFFER_BYTES_KEPT {
             self.out = Vec::new();
         }
-        Ok(())
     }
 
     /// Closes it.
@@ -159,5 +195,9 @@ impl Peer {
 
 /// The kind of an error, without the address that would make every one another kind.
 fn kind_of(error: &std::io::Error) -> String {
-    error.kind().to_string()
+    match error.kind() {
+        // TLS says what was wrong, which is the same for every connection.
+        ErrorKind::InvalidData => error.to_string(),
+        kind => kind.to_string(),
+    }
 }

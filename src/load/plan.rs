@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// Bytes in front of every echoed message that tell whose it is and which.
 pub(super) const ECHO_HEAD_BYTES: usize = 12;
+/// More often than this, the refused alone would be a load.
+const TRY_AGAIN_MIN: Duration = Duration::from_millis(10);
 
 /// A load: where, by how many, how fast and how long.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct Plan {
     pub pool: Option<Pooling>,
     /// Connections opened in a second; `None` as fast as the server takes them.
     pub connect_rate: Option<f64>,
+    /// A client that is refused (HTTP 429 or 503) tries again after about so long, and refusals are no failures; `None` it does not.
+    pub try_again: Option<Duration>,
     /// When the next message goes out.
     pub pace: Pace,
     /// When it is enough.
@@ -100,6 +104,7 @@ impl Plan {
             clients: 10,
             pool: None,
             connect_rate: None,
+            try_again: None,
             pace,
             length: Length::For(Duration::from_secs(10)),
             warm_up: Duration::from_millis(500),
@@ -125,6 +130,11 @@ impl Plan {
         }
         if self.connect_rate.is_some_and(|rate| !rate.is_finite() || rate <= 0.0) {
             return refuse("the rate of connections must be above 0 a second".into());
+        }
+        if self.try_again.is_some_and(|pause| pause < TRY_AGAIN_MIN) {
+            return refuse(format!(
+                "who is refused must wait at least {TRY_AGAIN_MIN:?} before it tries again"
+            ));
         }
         match self.pace {
             Pace::Every(interval) if interval < Duration::from_micros(10) => {

@@ -55,6 +55,10 @@ pub struct Connections {
     pub opened: u64,
     /// Refused or broken before that.
     pub failed: u64,
+    /// Times that a client was refused by HTTP 429 or 503. With [`super::Plan::try_again`] these are no failures.
+    pub refused: u64,
+    /// From the try to the refusal.
+    pub refusal_ms: Latency,
     /// Opened in a second, from the first try to the last success.
     pub per_second: f64,
     /// From the try to being open.

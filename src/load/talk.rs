@@ -41,6 +41,8 @@ enum Stage {
     },
     Open(Decoder),
     Closed,
+    /// The server has no room, or not for this client, and said so.
+    Refused,
 }
 
 enum Over {
@@ -172,6 +174,11 @@ impl Talk {
         matches!(self, Talk::WebSocket(socket) if matches!(socket.stage, Stage::Closed))
     }
 
+    /// Whether the server has said that it has no room now.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Talk::WebSocket(socket) if matches!(socket.stage, Stage::Refused))
+    }
+
     /// Nothing more will come: what is missing is lost.
     pub(super) fn settle(&mut self, tally: &mut Tally) {
         match self {
@@ -199,6 +206,9 @@ impl WebSocket {
                 return Ok(());
             };
             if answer.status != 101 {
+                if matches!(answer.status, 429 | 503) {
+                    self.stage = Stage::Refused;
+                }
                 return Err(format!("refused with HTTP {}", answer.status));
             }
             check_upgrade(&answer, key).map_err(|error| error.to_string())?;

@@ -32,6 +32,8 @@ pub(super) struct Tally {
     pub(super) messages: Messages,
     /// Time from beginning to connect until open, of every connection.
     pub(super) opening: Histogram<u64>,
+    /// Time from beginning to connect until being refused.
+    pub(super) refusals: Histogram<u64>,
     /// What failed, and how often.
     pub(super) failures: BTreeMap<String, u64>,
     /// What the server warned of, and how often.
@@ -55,6 +57,7 @@ impl Tally {
             arrived: 0,
             messages: Messages::default(),
             opening: latencies(),
+            refusals: latencies(),
             failures: BTreeMap::new(),
             warnings: BTreeMap::new(),
             ledgers_off: 0,

@@ -3,6 +3,7 @@
 use super::Error;
 use crate::client::Url;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 
 /// A server and what is asked of it.
 #[derive(Clone, Debug)]
@@ -15,6 +16,8 @@ pub struct Target {
     pub ask: Ask,
     /// Header fields of each request and of each WebSocket's handshake, such as credentials.
     pub headers: Vec<(String, String)>,
+    /// With TLS: PEM file of the authorities that are trusted; those that browsers trust if there is none.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What is asked on each connection.
@@ -45,8 +48,8 @@ pub struct Request {
 }
 
 impl Target {
-    /// Understands `ws://host/path` (an echo if the path ends in `/echo`, otherwise a stream), `http://host/path` and
-    /// `tcp://host:port`, and looks the host up.
+    /// Understands `ws://host/path` (an echo if the path ends in `/echo`, otherwise a stream), `http://host/path`, the same by TLS
+    /// (`wss://`, `https://`) and `tcp://host:port`, and looks the host up.
     ///
     /// # Errors
     /// [`Error::Plan`] if it is none of these or the host has no address.
@@ -60,17 +63,13 @@ impl Target {
         let bare_path = rest.find('/').is_none_or(|slash| matches!(&rest[slash..], "/"));
         let as_stream = match scheme.as_str() {
             "tcp" | "http" | "ws" => format!("ws://{rest}"),
+            "https" | "wss" => format!("wss://{rest}"),
             _ => text.to_owned(),
         };
         let mut url = Url::parse(&as_stream).map_err(|error| plan(&error))?;
-        if url.tls {
-            let text =
-                format!("{text:?} asks for TLS, which the generator does not speak; load the plain port");
-            return Err(Error::Plan(text));
-        }
         let ask = match scheme.as_str() {
             "tcp" => Ask::Bytes,
-            "http" => {
+            "http" | "https" => {
                 if bare_path {
                     url.path = "/".into();
                 }
@@ -84,7 +83,7 @@ impl Target {
         })?;
         let address =
             addresses.next().ok_or_else(|| Error::Plan(format!("{} has no address", url.authority())))?;
-        Ok(Target { url, address, ask, headers: Vec::new() })
+        Ok(Target { url, address, ask, headers: Vec::new(), ca_file: None })
     }
 
     /// Path and query as they stand in a request.
@@ -107,7 +106,12 @@ mod tests {
         assert!(matches!(ask("ws://127.0.0.1:1/v1/echo"), Ok(Ask::Echo)));
         assert!(matches!(ask("tcp://127.0.0.1:1"), Ok(Ask::Bytes)));
         assert!(matches!(ask("HTTP://127.0.0.1:1/health/live"), Ok(Ask::Http(_))));
-        assert!(ask("wss://127.0.0.1:1").is_err());
+        let secure = Target::parse("wss://127.0.0.1");
+        assert_eq!(secure.is_ok(), cfg!(feature = "tls"));
+        if let Ok(secure) = secure {
+            assert!(secure.url.tls && secure.address.port() == 443);
+            assert!(matches!(ask("https://127.0.0.1:1/health/live"), Ok(Ask::Http(_))));
+        }
         assert!(ask("ftp://127.0.0.1:1").is_err());
     }
 

@@ -3,11 +3,13 @@
 use super::denoise::Denoise;
 use super::echo::Echo;
 use super::vad::Vad;
+use super::warm_up::trial_cost;
 use super::{Model, ModelLimits, ModelSpec, TensorModel, state_bytes_max};
 use crate::reason::{Fault, Reason};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A model that a server serves, of either kind.
 #[derive(Clone)]
@@ -99,6 +101,8 @@ pub struct Registry {
     models: BTreeMap<Arc<str>, Served>,
     /// Names of those that come from a folder.
     loaded: BTreeSet<Arc<str>>,
+    /// Seconds of work for a second of audio, of those that have been tried.
+    costs: BTreeMap<Arc<str>, f64>,
 }
 
 impl Registry {
@@ -133,6 +137,7 @@ impl Registry {
             check(model.spec());
         }
         self.loaded.remove(model.name());
+        self.costs.remove(model.name());
         self.models.insert(Arc::clone(model.name()), model)
     }
 
@@ -150,6 +155,24 @@ impl Registry {
     /// Whether the model of that name comes from a folder.
     pub fn is_loaded(&self, name: &str) -> bool {
         self.loaded.contains(name)
+    }
+
+    /// Tries each model that hears streams for a moment, so that a server knows from the beginning what they cost on this machine.
+    /// `clock` tells the time since anything.
+    ///
+    /// Takes a few milliseconds, or the time of a chunk of a model for which that is longer. One that fails is left out: it will
+    /// be found out by its first stream.
+    pub fn try_out(&mut self, clock: &dyn Fn() -> Duration) {
+        for model in self.models.values().filter_map(Served::audio) {
+            if let Ok(cost) = trial_cost(model, clock) {
+                self.costs.insert(Arc::clone(&model.spec().name), cost);
+            }
+        }
+    }
+
+    /// Seconds of work for a second of audio of that model, as [`Registry::try_out`] found it; 0 if it was not tried.
+    pub fn trial_cost(&self, name: &str) -> f64 {
+        self.costs.get(name).copied().unwrap_or(0.0)
     }
 
     /// The model of that name that hears streams.

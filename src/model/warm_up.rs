@@ -5,13 +5,19 @@
 
 use super::onnx::{Calibration, Graph, Timed};
 use super::pipeline::panic_message;
-use super::{Failure, Findings, Lane, Model, Served, State};
+use super::{Failure, Findings, Lane, Model, Run, Served, State, StreamState, execute};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long one size is measured.
 const MEASURED: Duration = Duration::from_millis(50);
+/// How long a model is tried, and how many chunks that is at most, each as long as clients usually send them.
+const TRIED: Duration = Duration::from_millis(2);
+const TRIALS_MAX: usize = 20;
+const CHUNK: Duration = Duration::from_millis(100);
+/// The rate of the streams that are played, where the model takes any.
+const TRIED_AT_HZ: u32 = 16_000;
 
 /// Runs calls of each of these sizes once, so that the first real one meets warm memory.
 ///
@@ -49,6 +55,33 @@ pub(super) fn calibrate(
         Ok(Timed { rows: *rows, us_per_row: taken.as_secs_f64() * 1e6 / (calls * rows) as f64 })
     };
     Ok(Calibration::of(sizes.iter().map(time).collect::<Result<_, String>>()?))
+}
+
+/// Seconds of work for a second of audio of one stream, by a trial of a few milliseconds: the quickest of some chunks, for whatever
+/// made the others slower was not the model.
+///
+/// # Errors
+/// Why the model fails.
+pub(super) fn trial_cost(model: &Arc<dyn Model>, clock: &dyn Fn() -> Duration) -> Result<f64, Failure> {
+    let rate_hz = model.spec().rate_for(TRIED_AT_HZ);
+    let state = StreamState::new(&**model, rate_hz).map_err(|fault| Failure::Engine(fault.message))?;
+    let chunk = noise((u64::from(rate_hz) * CHUNK.as_millis() as u64 / 1000) as usize);
+    let mut run = [Run::new(Box::new(state), Vec::new(), false)];
+    let (begun, mut quickest) = (clock(), Duration::MAX);
+    for _ in 0..TRIALS_MAX {
+        run[0].samples.clone_from(&chunk);
+        let start = clock();
+        execute(&**model, &mut run);
+        let end = clock();
+        if let Some(failure) = run[0].outcome.failure.take() {
+            return Err(failure);
+        }
+        quickest = quickest.min(end.saturating_sub(start));
+        if end.saturating_sub(begun) >= TRIED {
+            break;
+        }
+    }
+    Ok(quickest.as_secs_f64() / CHUNK.as_secs_f64())
 }
 
 /// Streams that share a call.
@@ -114,6 +147,19 @@ mod tests {
             [env!("CARGO_MANIFEST_DIR"), "tests", "data", "models", "conv.onnx"].iter().collect();
         let engine = crate::model::onnx::open(&path, EngineKind::Rten, None).expect("a file that loads");
         Graph::new(engine, &Plan::default()).expect("a plan that fits")
+    }
+
+    #[test]
+    fn a_trial_tells_the_seconds_for_a_second() {
+        let model = Registry::builtin().get("vad").expect("it is inside");
+        let ticks = std::cell::Cell::new(0);
+        let clock = || Duration::from_micros(100 * ticks.replace(ticks.get() + 1));
+        let cost = trial_cost(&model, &clock).expect("it runs");
+        assert!((cost - 100e-6 / 0.1).abs() < 1e-9, "{cost}");
+        let mut registry = Registry::builtin();
+        assert_eq!(registry.trial_cost("vad"), 0.0);
+        registry.try_out(&clock);
+        assert!(registry.audio().all(|model| registry.trial_cost(&model.spec().name) > 0.0));
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Access {
             keyring: None,
             closed: !config.credentials_file.is_empty(),
             anyone: Arc::new(Principal::anyone()),
-            trusted: networks(&config.trusted_proxies),
+            trusted: config.trusted_networks(),
             origins,
             used: BTreeSet::new(),
             principals: Limiters::new(config.limiters_max),
@@ -368,12 +368,6 @@ pub fn check_scope(principal: &Principal, scope: Option<Scope>) -> Result<(), Fa
             Err(Fault::new(Reason::Forbidden, message))
         }
     }
-}
-
-/// Networks parted by spaces, each as `10.0.0.0/8` or as one address.
-fn networks(text: &str) -> Vec<IpNet> {
-    let network = |word: &str| word.parse().or_else(|_| word.parse::<IpAddr>().map(IpNet::from)).ok();
-    text.split_whitespace().filter_map(network).collect()
 }
 
 fn per_second(limit: u32) -> Option<Rate> {

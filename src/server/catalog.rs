@@ -8,6 +8,7 @@
 use crate::id::ModelId;
 use crate::model::{Served, not_found};
 use crate::reason::{Fault, Reason};
+use crate::server::capacity::StreamCost;
 use crate::server::stats::ModelStats;
 use crate::server::table::Table;
 use crate::time::Instant;
@@ -29,6 +30,8 @@ pub struct Entry {
     pub breaker: Breaker,
     /// Figures for its clients.
     pub stats: ModelStats,
+    /// What a second of a stream takes of the workers.
+    pub cost: StreamCost,
 }
 
 /// All versions of all models.
@@ -43,8 +46,8 @@ impl Catalog {
         Self { entries: Table::new(), current: BTreeMap::new() }
     }
 
-    /// Serves a model from now on. Gives its id, and that of the version it displaces if nobody uses that one.
-    pub fn insert(&mut self, served: Served, loaded: bool) -> (ModelId, Option<ModelId>) {
+    /// Serves a model from now on, with what a second of a stream is expected to cost (0: not known). Gives its id, and that of the version it displaces if nobody uses that one.
+    pub fn insert(&mut self, served: Served, loaded: bool, cost: f64) -> (ModelId, Option<ModelId>) {
         let name = Arc::clone(served.name());
         let entry = Entry {
             served,
@@ -53,6 +56,7 @@ impl Catalog {
             current: true,
             breaker: Breaker::default(),
             stats: ModelStats::default(),
+            cost: StreamCost::expected(cost),
         };
         let id = self.entries.insert(entry);
         let displaced = self.current.insert(name, id).and_then(|old| self.retire(old));
@@ -90,6 +94,16 @@ impl Catalog {
         let entry = self.entries.get_mut(id).expect("a version is there as long as it is used");
         entry.users -= 1;
         self.is_unused(id)
+    }
+
+    /// What a second of a stream costs in the mean of those there are; None without any.
+    pub fn usual_cost(&self) -> Option<f64> {
+        let heard = self.entries.iter().filter(|(_, entry)| entry.served.audio().is_some());
+        let sum = |(users, cost), (_, entry): (_, &Entry)| {
+            (users + entry.users, cost + entry.users as f64 * entry.cost.cost())
+        };
+        let (users, cost) = heard.fold((0, 0.0), sum);
+        (users > 0).then(|| cost / users as f64)
     }
 
     /// A version that is current or used.
@@ -226,9 +240,9 @@ mod tests {
     #[test]
     fn a_displaced_version_stays_for_its_users() {
         let mut catalog = Catalog::new();
-        let (first, _) = catalog.insert(vad(), true);
+        let (first, _) = catalog.insert(vad(), true, 0.0);
         catalog.acquire(first);
-        let (second, displaced) = catalog.insert(vad(), true);
+        let (second, displaced) = catalog.insert(vad(), true, 0.0);
         assert_eq!((catalog.find("vad").unwrap(), displaced), (second, None));
         assert_eq!(&**catalog.get(first).served.name(), "vad");
         assert!(catalog.release(first), "its last user has gone");
@@ -241,7 +255,7 @@ mod tests {
     #[test]
     fn a_version_that_is_not_served_is_not_found() {
         let mut catalog = Catalog::new();
-        catalog.insert(vad(), false);
+        catalog.insert(vad(), false, 0.0);
         assert!(catalog.find_version("vad", Some("1")).is_ok());
         let fault = catalog.find_version("vad", Some("2")).unwrap_err();
         assert_eq!(fault.message, "model `vad` is served in version 1, not 2");

@@ -102,6 +102,8 @@ pub struct WebSocket {
     pub endpoint: Endpoint,
     /// When the last ping went out unanswered.
     pub ping_sent: Option<Instant>,
+    /// When the message began that is half there; None between messages.
+    pub message_since: Option<Instant>,
     /// What comes is thrown away: the peer broke the protocol and waits for its end.
     pub deaf: bool,
 }
@@ -320,9 +322,12 @@ impl Connection {
     }
 
     /// Puts the decoder back into whatever phase the connection is in now.
-    pub fn put_decoder(&mut self, decoder: Decoder) {
+    pub fn put_decoder(&mut self, decoder: Decoder, now: Instant) {
         match &mut self.phase {
-            Phase::WebSocket(ws) => ws.decoder = decoder,
+            Phase::WebSocket(ws) => {
+                ws.message_since = decoder.is_half_way().then(|| ws.message_since.unwrap_or(now));
+                ws.decoder = decoder;
+            }
             Phase::Closing(closing) if closing.decoder.is_some() => closing.decoder = Some(decoder),
             Phase::Closing(_) | Phase::Http(_) | Phase::Upload(_) => {}
         }
@@ -375,6 +380,10 @@ impl Connection {
         // the peer has closed for writing.
         if !self.readable || ws.deaf || self.half_closed {
             return Due::Nothing;
+        }
+        // Whoever sends a byte now and then is alive, and holds what has come so far.
+        if ws.message_since.is_some_and(|since| now >= since + config.body_timeout) {
+            return Due::GiveUp(Reason::RequestTimeout);
         }
         match ws.ping_sent {
             Some(sent) if now >= sent + config.pong_timeout => Due::GiveUp(Reason::PongTimeout),

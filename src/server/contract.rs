@@ -42,9 +42,9 @@ pub enum Input<'a> {
         /// The answer.
         answer: RepositoryAnswer,
     },
-    /// Load every model of the folder again, and withdraw those that are gone from it; read the credentials again.
+    /// Load every model of the folder again, and withdraw those that are gone from it; read the other files again too.
     Reload,
-    /// What the file of credentials says, at the start and after each [`Output::ReadCredentials`]; or why it cannot be used.
+    /// What the file of credentials says, at the start and after each [`Output::ReadFiles`]; or why it cannot be used.
     Credentials(Result<Box<Keyring>, String>),
     /// What the receiver of webhooks answered to [`Output::Post`].
     Posted {
@@ -84,8 +84,9 @@ pub enum Output {
         /// The question.
         ask: RepositoryAsk,
     },
-    /// Read the file of credentials and answer by [`Input::Credentials`]. Never asked for without such a file.
-    ReadCredentials,
+    /// Read the files again that may change while the server runs, once for each reload: the credentials, if there is such a
+    /// file, are answered by [`Input::Credentials`]; what else there is, such as a certificate, is the driver's own matter.
+    ReadFiles,
     /// Post an event to the receiver of webhooks, and answer by [`Input::Posted`]. An answer that does not come in time is not
     /// waited for. Never without a receiver, and never more at a time than `webhook_posts_max`, but for those given up.
     Post(Post),
@@ -198,6 +199,10 @@ pub struct ProcessFigures {
     pub descriptors: u64,
     /// CPU time used so far, user and system.
     pub cpu_time: Duration,
+    /// The part of it that the loop's thread used.
+    pub loop_cpu_time: Duration,
+    /// Cores that the process may use; 0 where that is not known.
+    pub cores: usize,
     /// Threads.
     pub threads: u64,
     /// Turns of the poll loop so far.
@@ -214,4 +219,6 @@ pub struct ProcessFigures {
     pub dead_letters_written: u64,
     /// Dead letters that were lost: their file is full or cannot be written.
     pub dead_letters_lost: u64,
+    /// Connections of proxies whose header was wrong or did not come in time.
+    pub proxy_headers_refused: u64,
 }

@@ -48,6 +48,29 @@ struct Turn {
     tenant: Tenant,
 }
 
+/// What may be taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Of one tenant's members, in the unit of their costs. The first is taken even if it costs more, and is then given that much.
+    pub alone: u64,
+    /// Of several tenants' members together. Whoever goes first is not kept waiting by others for longer than that.
+    pub together: u64,
+}
+
+impl Allowance {
+    /// Whatever there is.
+    pub const ALL: Allowance = Allowance { alone: u64::MAX, together: u64::MAX };
+}
+
+/// What was taken.
+#[derive(Debug)]
+pub struct Taken<M> {
+    /// Who goes, in the order of their turns.
+    pub members: Vec<M>,
+    /// What they were given, all together.
+    pub cost: u64,
+}
+
 /// The queue.
 #[derive(Debug)]
 pub struct FairQueue<M> {
@@ -118,30 +141,48 @@ impl<M: Copy + PartialEq> FairQueue<M> {
         share.ready.push_back(Ready { member, since: now, ticket });
     }
 
-    /// Takes out the next `count`, or all there are, and tells of each whose it was. `cost` is what a member is given, as it
-    /// stands now.
-    pub fn take(&mut self, count: usize, cost: impl Fn(M) -> u64, mut served: impl FnMut(&Tenant)) -> Vec<M> {
+    /// Takes out the next `count`, or all there are within the allowance, and tells of each whose it was. `cost` is what a member
+    /// is given, as it stands now.
+    pub fn take(
+        &mut self,
+        count: usize,
+        allowance: Allowance,
+        cost: impl Fn(M) -> u64,
+        mut served: impl FnMut(&Tenant),
+    ) -> Taken<M> {
         let mut members = Vec::with_capacity(count.min(self.len));
+        let (mut total, mut max) = (0, allowance.alone);
         while members.len() < count {
             let Some(turn) = self.turns.pop_first() else { break };
             let rival = self.turns.first().map(|turn| (turn.account, turn.ticket));
             let share = self.shares.get_mut(&turn.tenant).expect("who waits has a share");
-            while let Some(ready) = share.ready.pop_front() {
-                self.level = share.account;
-                share.account += cost(ready.member).max(1);
-                members.push(ready.member);
-                let next = share.ready.front().map(|next| (share.account, next.ticket));
-                if members.len() == count || next.is_some_and(|next| rival.is_some_and(|rival| rival < next))
-                {
+            let before = members.len();
+            while let Some(ready) = share.ready.front() {
+                let next = cost(ready.member).clamp(1, allowance.alone.max(1));
+                let fits = members.is_empty() || total + next <= max;
+                let turn_is_over = rival.is_some_and(|rival| rival < (share.account, ready.ticket));
+                if members.len() == count || !fits || turn_is_over && members.len() > before {
                     break;
                 }
+                self.level = share.account;
+                share.account += next;
+                total += next;
+                members.push(ready.member);
+                share.ready.pop_front();
             }
+            let given = members.len() > before;
             self.account_max = self.account_max.max(share.account);
-            served(&turn.tenant);
+            if given {
+                served(&turn.tenant);
+            }
             self.stand_again(turn.tenant);
+            if !given {
+                break;
+            }
+            max = allowance.together;
         }
         self.len -= members.len();
-        members
+        Taken { members, cost: total }
     }
 
     /// The tenant has been served or lost a member: if it still waits, it gets its place in the order.
@@ -210,9 +251,15 @@ mod tests {
     }
 
     fn take(queue: &mut FairQueue<Job>, count: usize) -> Vec<Job> {
-        let jobs = queue.take(count, |(_, _, cost)| cost, |_| {});
+        take_within(queue, count, Allowance::ALL)
+    }
+
+    fn take_within(queue: &mut FairQueue<Job>, count: usize, allowance: Allowance) -> Vec<Job> {
+        let taken = queue.take(count, allowance, |(_, _, cost)| cost, |_| {});
         queue.check_invariants();
-        jobs
+        let costs = taken.members.iter().map(|(_, _, cost)| *cost.max(&1).min(&allowance.alone));
+        assert_eq!(taken.cost, costs.sum::<u64>());
+        taken.members
     }
 
     fn push(queue: &mut FairQueue<Job>, job: Job, ms: u64) {
@@ -270,11 +317,27 @@ mod tests {
     }
 
     #[test]
+    fn a_tenant_takes_no_more_at_once_than_it_is_allowed_and_others_join_while_it_is_little() {
+        let mut queue = FairQueue::new();
+        (0..9).for_each(|n| push(&mut queue, (1, n, 10), 0));
+        (0..9).for_each(|n| push(&mut queue, (2, n, 3), 1));
+        let allowance = Allowance { alone: 35, together: 14 };
+        let whose = |jobs: Vec<Job>| jobs.iter().map(|job| job.0).collect::<Vec<_>>();
+        assert_eq!(whose(take_within(&mut queue, 99, allowance)), [1, 2]);
+        assert_eq!(whose(take_within(&mut queue, 99, allowance)), [2, 2, 2]);
+        assert_eq!(whose(take_within(&mut queue, 99, allowance)), [1, 2]);
+        (2..9).for_each(|n| queue.remove(&tenant(2), (2, n, 3)));
+        assert_eq!(whose(take_within(&mut queue, 99, allowance)), [1, 1, 1], "three tens are within 35");
+        push(&mut queue, (2, 100, 1000), 2);
+        assert_eq!(whose(take_within(&mut queue, 99, allowance)), [2], "the first goes whatever it costs");
+    }
+
+    #[test]
     fn accounts_of_those_who_are_away_are_bounded() {
         let mut queue: FairQueue<u32> = FairQueue::new();
         for n in 0..3 * AWAY_MAX as u32 {
             queue.push(&Tenant(n.to_string().into()), n, at(0));
-            assert_eq!(queue.take(1, |_| 5, |_| {}), [n]);
+            assert_eq!(queue.take(1, Allowance::ALL, |_| 5, |_| {}).members, [n]);
         }
         queue.check_invariants();
     }

@@ -517,6 +517,8 @@ fn register_process(registry: &mut Registry, process: &ProcessFigures) {
     registry.register("tls_handshakes", help, ConstCounter::new(process.tls_handshakes));
     let help = "Handshakes of TLS that failed";
     registry.register("tls_handshakes_failed", help, ConstCounter::new(process.tls_handshakes_failed));
+    let help = "Connections of proxies whose header was wrong or late";
+    registry.register("proxy_headers_refused", help, ConstCounter::new(process.proxy_headers_refused));
 }
 
 fn register_webhooks(registry: &mut Registry, gauges: &Gauges) {

@@ -26,6 +26,7 @@ mod access;
 mod batcher;
 mod buffer;
 mod calls;
+mod capacity;
 mod catalog;
 mod connection;
 mod contract;
@@ -36,6 +37,7 @@ mod metrics;
 mod on_access;
 mod on_batch;
 mod on_calls;
+mod on_capacity;
 mod on_http;
 mod on_models;
 mod on_pressure;
@@ -69,12 +71,13 @@ use crate::time::{Instant, Now};
 use access::Access;
 use batcher::Batcher;
 use calls::{PendingCall, Sequences};
+use capacity::Capacity;
 use catalog::Catalog;
-use connection::Connection;
+use connection::{Connection, Phase, WebSocket};
 use limits::Budgets;
 use metrics::{Gauges, Metrics};
 use on_models::OpenAsk;
-use pressure::{Pressure, Rung, StreamCost};
+use pressure::{Pressure, Rung};
 use random::Random;
 use session::Session;
 use spares::Spares;
@@ -129,7 +132,9 @@ pub struct Server {
     pressure_at: Option<Instant>,
     cut_due: Instant,
     close_due: Instant,
-    stream_cost: StreamCost,
+    capacity: Capacity,
+    /// When `process` was taken.
+    process_at: Instant,
     bound: MemoryBound,
     scratch: Vec<u8>,
 }
@@ -161,6 +166,7 @@ impl Server {
         let bound = memory_bound(&config, models.iter());
         bound.check(&config)?;
         limits::check_models(&config, &models)?;
+        let capacity = Capacity::new(config.capacity_percent, worker_count(&config));
         let mut server = Server {
             batcher: Batcher::new(worker_count(&config), limits::batches_in_flight_max(&config)),
             metrics: Metrics::new(config.slow_request),
@@ -193,12 +199,14 @@ impl Server {
             pressure_at: None,
             cut_due: Instant::default(),
             close_due: Instant::default(),
-            stream_cost: StreamCost::default(),
+            capacity,
+            process_at: now.instant,
             bound,
             scratch: Vec::new(),
         };
         for served in models.iter() {
-            server.serve_model(served.clone(), models.is_loaded(served.name()));
+            let name = served.name();
+            server.serve_model(served.clone(), models.is_loaded(name), models.trial_cost(name));
         }
         Ok(server)
     }
@@ -388,6 +396,10 @@ impl Server {
             if readable {
                 // Its silence so far was our doing.
                 connection.last_received = self.now.instant;
+                if let Phase::WebSocket(WebSocket { message_since: Some(since), .. }) = &mut connection.phase
+                {
+                    *since = self.now.instant;
+                }
             }
             self.outputs.push_back(Output::SetReadable { conn, readable });
         }
@@ -419,8 +431,9 @@ impl Server {
     }
 
     fn is_ready(&self) -> bool {
-        let room = self.sessions.len() < self.config.sessions_max && self.pressure.rung() < Rung::Refusing;
-        self.drain.is_none() && !self.batcher.is_stuck() && room
+        let places = self.sessions.len() < self.config.sessions_max;
+        let calm = self.pressure.rung() < Rung::Refusing && self.fits(self.usual_cost());
+        self.drain.is_none() && !self.batcher.is_stuck() && places && calm
     }
 
     fn gauges(&self) -> Gauges {

@@ -33,26 +33,33 @@ impl Server {
                 Member::Session(id) => sessions.get(id).map_or(0, |session| session.run_cost(run_max)),
                 Member::Call(_) => 1,
             };
-            let Formed { id, queue, members } = self.batcher.form(now, cost)?;
-            let work = match queue {
-                Queue::Streams(model) => self.cut_runs(model, &members),
-                Queue::Calls(model) => self.gather_calls(model, &members, false),
-                Queue::Unread(model) => self.gather_calls(model, &members, true),
+            let formed = self.batcher.form(now, cost)?;
+            let run_max = run_max.min(Duration::from_micros(formed.each_max));
+            let work = match formed.queue {
+                Queue::Streams(model) => self.cut_runs(model, &formed.members, run_max),
+                Queue::Calls(model) => self.gather_calls(model, &formed.members, false),
+                Queue::Unread(model) => self.gather_calls(model, &formed.members, true),
             };
             let Some((work, members)) = work else { continue };
             self.metrics.counters.batches += 1;
-            self.batcher.depart(id, queue, members, now);
+            let id = formed.id;
+            self.batcher.depart(Formed { members, ..formed }, now);
             return Some(Batch::new(id, work));
         }
     }
 
     /// The next runs of these streams, of those that have one.
-    fn cut_runs(&mut self, model: ModelId, members: &[Member]) -> Option<(Work, Vec<Member>)> {
+    fn cut_runs(
+        &mut self,
+        model: ModelId,
+        members: &[Member],
+        run_max: Duration,
+    ) -> Option<(Work, Vec<Member>)> {
         let mut sessions = Vec::with_capacity(members.len());
         let mut runs = Vec::with_capacity(members.len());
         for member in members {
             let Member::Session(session) = *member else { continue };
-            if let Some(run) = self.cut_run(session) {
+            if let Some(run) = self.cut_run(session, run_max) {
                 sessions.push(session);
                 runs.push(run);
             }
@@ -67,10 +74,9 @@ impl Server {
     }
 
     /// Cuts the stream's next run; None if there is nothing left to infer.
-    fn cut_run(&mut self, id: SessionId) -> Option<Run> {
+    fn cut_run(&mut self, id: SessionId, run_max: Duration) -> Option<Run> {
         let now = self.now.instant;
         self.discard_stale(id);
-        let run_max = self.config.run_max;
         let session = self.sessions.get_mut(id)?;
         session.queued = false;
         if !session.wants_run() {
@@ -92,15 +98,16 @@ impl Server {
 
     /// A batch is home.
     pub(super) fn on_inferred(&mut self, batch: Batch) {
-        if !self.batcher.complete(batch.id) {
+        if !self.batcher.complete(batch.id, batch.infer_time) {
             // It exceeded its time limit: its streams have been told and are gone.
             return;
         }
         self.metrics.inferred(batch.len(), batch.infer_time);
+        self.capacity.worked(batch.infer_time);
         let facts = BatchFacts { size: batch.len(), infer_time: batch.infer_time };
         match batch.work {
             Work::Streams(Streams { sessions, runs, .. }) => {
-                self.learn_cost(&sessions, batch.infer_time);
+                self.learn_cost(&sessions, batch.cpu_time);
                 for (session, run) in sessions.into_iter().zip(runs) {
                     self.on_outcome(session, run, facts);
                 }
@@ -109,12 +116,15 @@ impl Server {
         }
     }
 
-    /// How long a batch with the runs of these streams took.
-    fn learn_cost(&mut self, sessions: &[SessionId], infer_time: Duration) {
+    /// What a batch with the runs of these streams took.
+    fn learn_cost(&mut self, sessions: &[SessionId], cpu_time: Duration) {
         let seconds =
             |session: &Session| session.buffer.in_flight() as f64 / f64::from(session.params.sample_rate_hz);
-        let audio_s = sessions.iter().filter_map(|id| self.sessions.get(*id)).map(seconds).sum();
-        self.stream_cost.learn(infer_time, audio_s);
+        let sessions = || sessions.iter().filter_map(|id| self.sessions.get(*id));
+        let audio_s = sessions().map(seconds).sum();
+        if let Some(model) = sessions().next().map(|session| session.model_id) {
+            self.catalog.get_mut(model).cost.learn(cpu_time, audio_s);
+        }
     }
 
     fn on_outcome(&mut self, id: SessionId, run: Run, facts: BatchFacts) {

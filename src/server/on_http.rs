@@ -186,7 +186,13 @@ impl Server {
         let decoder = Decoder::new(Role::Server, limit);
         self.set_phase(
             conn,
-            Phase::WebSocket(WebSocket { decoder, endpoint: Endpoint::Echo, ping_sent: None, deaf: false }),
+            Phase::WebSocket(WebSocket {
+                decoder,
+                endpoint: Endpoint::Echo,
+                ping_sent: None,
+                message_since: None,
+                deaf: false,
+            }),
         );
         match params {
             Err(fault) => self.fail_websocket(conn, &fault, &request_id),
@@ -504,7 +510,7 @@ fn index_text() -> String {
         ("/v1/models/{model}", "POST: a WAV or raw samples in, results or processed audio out"),
         ("/v2", "Open Inference Protocol: models, infer, repository"),
         ("/v1/status", "places taken and free"),
-        ("/v1/admin/reload", "POST: read models and credentials again"),
+        ("/v1/admin/reload", "POST: read models, credentials and certificate again"),
         ("/health/live, /health/ready, /api/health", "health"),
         ("/metrics, /api/metrics", "figures for Prometheus, and as JSON"),
     ] {

@@ -20,6 +20,9 @@ use std::time::Duration;
 const ASKS_MAX: usize = 16;
 /// Requests read by one worker in one go: few, so that several workers share them.
 const READ_BATCH_MAX: usize = 8;
+/// Runs are never cut to less audio than clients usually send at once, microseconds: more of them would cost more than they spare
+/// the others.
+const CHUNK_US: u64 = 100_000;
 
 /// A question to the folder of models that has not been answered.
 pub struct OpenAsk {
@@ -30,12 +33,13 @@ pub struct OpenAsk {
 }
 
 impl Server {
-    /// Serves a model to newcomers from now on.
-    pub(super) fn serve_model(&mut self, served: Served, loaded: bool) {
+    /// Serves a model to newcomers from now on. `cost` is what a second of a stream is expected to take of a worker, seconds;
+    /// 0 if that is not known yet.
+    pub(super) fn serve_model(&mut self, served: Served, loaded: bool, cost: f64) {
         let queues = queues(&served);
         let (name, version) = (Arc::clone(served.name()), served.version());
         let policy = self.batch_policy(&served);
-        let (id, displaced) = self.catalog.insert(served, loaded);
+        let (id, displaced) = self.catalog.insert(served, loaded, cost);
         for queue in queues.map(|queue| queue(id)) {
             let policy = match queue {
                 Queue::Unread(_) => self.read_policy(),
@@ -59,6 +63,7 @@ impl Server {
             preferred: limits.preferred.clone(),
             infer_timeout: limits.infer_timeout.unwrap_or(config.infer_timeout),
             concurrency_max: limits.concurrency_max.unwrap_or(usize::MAX),
+            member_min: if served.audio().is_some() { CHUNK_US } else { 1 },
         }
     }
 
@@ -69,6 +74,7 @@ impl Server {
             preferred: Vec::new(),
             infer_timeout: self.config.infer_timeout,
             concurrency_max: usize::MAX,
+            member_min: 1,
         }
     }
 
@@ -169,11 +175,10 @@ impl Server {
         Ok(id)
     }
 
-    /// Every model is to be loaded again, and those that are gone from the folder withdrawn.
+    /// Every model is to be loaded again, and those that are gone from the folder withdrawn; the other files are to be read
+    /// again.
     pub(super) fn on_reload(&mut self) {
-        if !self.config.credentials_file.is_empty() {
-            self.outputs.push_back(Output::ReadCredentials);
-        }
+        self.outputs.push_back(Output::ReadFiles);
         if let Err(fault) = self.ask_repository(RepositoryAsk::Index, None) {
             log::warn!("the models are not loaded again: {fault}");
         }
@@ -211,7 +216,7 @@ impl Server {
         let bound = limits::memory_bound(&self.config, all);
         bound.check(&self.config).map_err(|error| load_failed(name, &error.to_string()))?;
         self.bound = bound;
-        self.serve_model(served, true);
+        self.serve_model(served, true, 0.0);
         Ok(())
     }
 

@@ -6,7 +6,6 @@
 use crate::id::SessionId;
 use crate::reason::{Fault, Reason};
 use crate::server::Server;
-use crate::server::contract::ProcessFigures;
 use crate::server::limits::Budgets;
 use crate::server::pressure::{Load, Resource, Rung};
 use crate::server::session::{Session, Stage};
@@ -86,12 +85,6 @@ impl Server {
             time(self.loop_lag, config.loop_lag_target),
             bytes(budgets.outgoing, config.outgoing_bytes_total_max),
         ])
-    }
-
-    /// Figures of the process. One long turn is an accident of the machine; one in each of two reports is load.
-    pub(super) fn on_process(&mut self, figures: ProcessFigures) {
-        self.loop_lag = figures.loop_turn_max.min(self.process.loop_turn_max);
-        self.process = figures;
     }
 
     fn on_rung(&mut self, before: Rung, rung: Rung) {
@@ -209,18 +202,6 @@ impl Server {
         error.retry_after_ms = Some(self.config.retry_after.as_millis() as u64);
         self.tell(id, &ServerMessage::Error(Box::new(error)));
         self.end(id, fault);
-    }
-
-    /// Streams at real time that the server could take besides those it has: places, and what the workers keep up with by what
-    /// the batches of late cost them.
-    pub(super) fn streams_remaining(&self) -> usize {
-        if !self.is_ready() {
-            return 0;
-        }
-        let running = self.sessions.len();
-        let places = self.config.sessions_max - running;
-        let capacity = self.stream_cost.capacity(self.workers());
-        capacity.map_or(places, |capacity| places.min((capacity as usize).saturating_sub(running)))
     }
 
     /// What each component holds of the memory, bytes.

@@ -37,7 +37,8 @@ impl Server {
         if self.batcher.is_stuck() {
             return Err(Fault::new(Reason::Overloaded, "every worker hangs; try again later"));
         }
-        self.check_pressure()
+        self.check_pressure()?;
+        self.check_capacity(id)
     }
 
     /// The largest message that a stream may send: as much audio as the server holds, within `message_bytes_max`.
@@ -117,6 +118,7 @@ impl Server {
             blocked_since: None,
             timer: None,
             charged: 0,
+            measured: 0,
             credit_max: None,
             warned_final_only: false,
             warned_not_finite: false,
@@ -132,6 +134,8 @@ impl Server {
         log::info!(session = name, request = session.request_id.as_str(), model = model, user = user; "stream begins");
         self.access.hold(&session.principal, 0, 1);
         self.catalog.acquire(session.model_id);
+        let cost = self.catalog.get(session.model_id).cost.cost();
+        self.capacity.admit(cost, self.now.instant - self.process_at);
         self.metrics.counters.sessions_began += 1;
         self.sessions.insert(session)
     }
@@ -520,6 +524,8 @@ impl Server {
         if session.queued {
             self.batcher.forget(Queue::Streams(session.model_id), &session.tenant(), Member::Session(id));
         }
+        let cost = self.catalog.get(session.model_id).cost.cost();
+        self.capacity.leave(cost, self.now.instant - self.process_at);
         self.leave_model(session.model_id);
         if let Some(due) = session.timer {
             self.timers.remove(&(due, id));

@@ -64,7 +64,11 @@ impl Server {
         match &connection.phase {
             Phase::Http(_) => self.on_request_late(conn),
             Phase::WebSocket(ws) => {
-                let fault = Fault::new(reason, "a ping was not answered in time");
+                let message = match reason {
+                    Reason::PongTimeout => "a ping was not answered in time",
+                    _ => "a message did not arrive whole in time",
+                };
+                let fault = Fault::new(reason, message);
                 match ws.endpoint {
                     Endpoint::Stream(session) => self.fail_session(session, fault),
                     Endpoint::Echo => self.begin_closing(conn, Some(&fault)),

@@ -225,7 +225,7 @@ impl Server {
         // A large message met no room for its answer: it has been dealt with and must not be kept until more comes.
         decoder.forget_delivered();
         if let Some(connection) = self.connections.get_mut(conn) {
-            connection.put_decoder(decoder);
+            connection.put_decoder(decoder, self.now.instant);
         }
         next
     }
@@ -261,8 +261,11 @@ impl Server {
     }
 
     fn on_event(&mut self, conn: ConnId, event: Event<'_>) -> Next {
-        let Some(connection) = self.connections.get(conn) else { return Next::Stop };
-        let Phase::WebSocket(ws) = &connection.phase else { return Next::Go };
+        let Some(connection) = self.connections.get_mut(conn) else { return Next::Stop };
+        let Phase::WebSocket(ws) = &mut connection.phase else { return Next::Go };
+        if matches!(event, Event::Text(_) | Event::Binary(_)) {
+            ws.message_since = None;
+        }
         match (event, ws.endpoint) {
             (Event::Ping(payload), _) => {
                 self.write(conn, |out| websocket::encode_pong(out, payload, None));

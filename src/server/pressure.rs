@@ -156,34 +156,6 @@ impl Pressure {
     }
 }
 
-/// What a second of a stream costs the workers, learnt from the batches that come home. Time by the clock on the wall, at the size
-/// of the batches of late: larger batches may cost less a stream, and a machine that does other things makes it more.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StreamCost {
-    infer_s: f64,
-    audio_s: f64,
-}
-
-/// Seconds of audio after which what was learnt before counts half.
-const LEARNT_S: f64 = 60.0;
-
-impl StreamCost {
-    /// A batch with so much audio took so long.
-    pub fn learn(&mut self, infer_time: Duration, audio_s: f64) {
-        self.infer_s += infer_time.as_secs_f64();
-        self.audio_s += audio_s;
-        if self.audio_s > LEARNT_S {
-            self.infer_s /= 2.0;
-            self.audio_s /= 2.0;
-        }
-    }
-
-    /// Streams at real time that so many workers keep up with; None as long as nothing has been learnt.
-    pub fn capacity(&self, workers: usize) -> Option<f64> {
-        (self.infer_s > 0.0 && self.audio_s > 0.0).then(|| workers as f64 * self.audio_s / self.infer_s)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,16 +223,6 @@ mod tests {
         assert!(
             Rung::ALL.windows(2).all(|pair| pair[0] < pair[1] && pair[0].threshold() < pair[1].threshold())
         );
-    }
-
-    #[test]
-    fn the_cost_of_a_stream_follows_what_batches_take() {
-        let mut cost = StreamCost::default();
-        assert_eq!(cost.capacity(2), None);
-        (0..1000).for_each(|_| cost.learn(Duration::from_millis(10), 1.0));
-        assert!((cost.capacity(2).unwrap() - 200.0).abs() < 1e-6);
-        (0..1000).for_each(|_| cost.learn(Duration::from_millis(100), 1.0));
-        assert!((cost.capacity(1).unwrap() - 10.0).abs() < 0.1, "what was long ago is forgotten");
     }
 
     proptest! {

@@ -22,7 +22,7 @@ pub enum Route {
     Status,
     /// `/v1/models`
     Models,
-    /// `/v1/admin/reload`: models and credentials are read again.
+    /// `/v1/admin/reload`: models, credentials and certificate are read again.
     Reload,
     /// `/v1/models/{model}`: what it is, or a recording to go through it.
     Model,

@@ -116,6 +116,8 @@ pub struct Session {
     pub timer: Option<Instant>,
     /// Bytes charged to the audio budget.
     pub charged: usize,
+    /// Samples processed when the server's capacity was last measured.
+    pub measured: u64,
     /// Samples that it may hold while the server is overloaded and it holds more than its fair share; None: as all may.
     pub credit_max: Option<u64>,
     /// Told that there are no interim results for the time being.
@@ -164,9 +166,10 @@ impl Session {
         }
     }
 
-    /// What its next run takes of its tenant's share: samples.
+    /// What its next run takes of its tenant's share: microseconds of audio.
     pub fn run_cost(&self, run_max: Duration) -> u64 {
-        self.buffer.held().min(self.samples_in(run_max))
+        let samples = self.buffer.held().min(self.samples_in(run_max));
+        samples.saturating_mul(1_000_000) / u64::from(self.params.sample_rate_hz)
     }
 
     /// When the audio that waits must be inferred even if chunks are missing.

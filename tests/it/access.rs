@@ -2,9 +2,8 @@
 
 use crate::answer::{Answer, request, request_with, upgrade_request};
 use crate::shutdown::Binary;
-use crate::support::{CLOSE, Client, TEXT, TestServer, await_that, config};
+use crate::support::{CLOSE, Client, TEXT, TestServer, await_that, config, connect_from};
 use serde_json::{Value, json};
-use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -113,14 +112,6 @@ fn ask_over(mut client: Client, method: &str, target: &str, fields: &str) -> (An
 
 fn ask(addr: SocketAddr, method: &str, target: &str, fields: &str) -> Answer {
     ask_over(Client::connect(addr), method, target, fields).0
-}
-
-/// A connection from another address of this machine.
-fn connect_from(ip: [u8; 4], addr: SocketAddr) -> Client {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.bind(&SockAddr::from(SocketAddr::from((ip, 0)))).unwrap();
-    socket.connect(&SockAddr::from(addr)).unwrap();
-    Client::over(socket.into())
 }
 
 fn next_json(client: &mut Client) -> Value {

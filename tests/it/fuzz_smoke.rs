@@ -19,6 +19,9 @@ const WORDS: &[&[u8]] = &[
     b"?token=",
     b"&key_id=a&expires=9&signature=",
     b"\r\n\r\n",
+    b"\r\n\r\n\0\r\nQUIT\n",
+    b"\x21\x11\0\x0c",
+    b"\x21\x21\0\x24",
     b": ",
     b"HTTP/1.1",
     b"GET / HTTP/1.1\r\nHost: x\r\n",
@@ -108,6 +111,7 @@ smoke! {
     infer: 4000;
     manifest: 2000;
     pcm: 3000;
+    proxy_header: 4000;
     repository_request: 5000;
     server: 300;
     server_message: 5000;

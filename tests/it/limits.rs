@@ -149,6 +149,42 @@ fn a_stream_that_never_reads_its_audio_is_closed_and_its_ledger_balances() {
 }
 
 #[test]
+fn a_message_that_does_not_come_whole_in_time_ends_its_websocket() {
+    let server = start(|config| config.body_timeout = Duration::from_millis(400));
+    let late = |client: &mut Client| {
+        let mut dripping = client.stream.try_clone().unwrap();
+        let (head, rest) = (frame(BINARY, &[7; 60_000])[..100].to_vec(), [7; 1]);
+        let drip = std::thread::spawn(move || {
+            // Ends by itself when the message would be whole, which it must not be.
+            std::io::Write::write_all(&mut dripping, &head).unwrap();
+            (0..10_000)
+                .take_while(|_| {
+                    std::thread::sleep(Duration::from_millis(1));
+                    std::io::Write::write_all(&mut dripping, &rest).is_ok()
+                })
+                .count()
+        });
+        let close = loop {
+            let (opcode, payload) = client.read_message();
+            if opcode == CLOSE {
+                break payload;
+            }
+        };
+        assert_eq!(close[..2], 4408_u16.to_be_bytes(), "{:?}", String::from_utf8_lossy(&close));
+        client.stream.shutdown(std::net::Shutdown::Both).unwrap();
+        drip.join().unwrap();
+    };
+    let mut healthy = Client::websocket(server.addr, "/v1/echo");
+    late(&mut Client::websocket(server.addr, "/v1/echo"));
+    late(&mut Client::websocket(server.addr, "/v1/stream?model=vad"));
+    // Whole messages may follow each other for as long as they like, and between two of them nothing is late.
+    healthy.echo(&[1; 60_000]);
+    let ended = "suzu_sessions_ended_total{reason=\"request_timeout\"}";
+    await_that("the stream is gone", || metric(server.addr, ended) == 1.0);
+    assert_eq!(metric(server.addr, "suzu_incoming_bytes"), 0.0);
+}
+
+#[test]
 fn a_stream_without_audio_ends_unless_it_says_keep_alive() {
     let server = start(|config| config.audio_idle_timeout = Duration::from_millis(300));
     let mut kept = StreamClient::open(server.addr, "/v1/stream?model=echo");

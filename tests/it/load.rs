@@ -1,7 +1,11 @@
 //! `suzu load` against the real server: every kind of target, the environment of an earlier client, bounds and exit codes.
 
+#[cfg(feature = "tls")]
+use crate::bridge::Certificates;
 use crate::cli::suzu;
 use crate::support::TestServer;
+#[cfg(feature = "tls")]
+use crate::support::config;
 use serde_json::Value;
 use std::time::Duration;
 use suzu::load::{Length, Pace, Plan, Pooling, Report, run};
@@ -39,6 +43,40 @@ fn checksums_of_the_model_echo_are_compared_with_what_was_sent() {
         plan.pace = Pace::Every(Duration::from_millis(5));
     });
     assert_eq!(report.messages.sent, 120);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn by_tls_everything_is_answered_as_without() {
+    let certificates = Certificates::new();
+    let models = suzu::model::Registry::builtin();
+    let server = TestServer::start_bare(certificates.on(config()), models);
+    let address = format!("localhost:{}", server.addr.port());
+    let trusting = |plan: &mut Plan| plan.target.ca_file = Some(certificates.path("ca.pem"));
+    let report = clean(&format!("wss://{address}"), |plan| {
+        trusting(plan);
+        plan.pace = Pace::Every(Duration::from_millis(20));
+    });
+    assert_eq!((report.messages.sent, report.ledgers_off), (120, 0));
+    // Longer than a record, and more of them on the way than the kernel takes.
+    let report = clean(&format!("wss://{address}/v1/echo"), |plan| {
+        trusting(plan);
+        plan.message_bytes = 200_000;
+        plan.pace = Pace::InFlight { count: 4, think: Duration::ZERO };
+    });
+    assert_eq!(report.messages.sent, 120);
+    clean(&format!("https://{address}/health/live"), trusting);
+
+    let mut plan = Plan::new(&format!("wss://{address}")).expect("a plan");
+    let other = Certificates::new();
+    plan.target.ca_file = Some(other.path("ca.pem"));
+    plan.clients = 2;
+    plan.length = Length::Messages { count: 1, time_max: None };
+    let report = run(&plan, |_| ()).expect("refusals stand in the report");
+    assert_eq!((report.connections.opened, report.connections.failed), (0, 2));
+    assert!(format!("{report:?}").contains("UnknownIssuer"), "{report:?}");
+    plan.target.ca_file = Some(other.path("none.pem"));
+    assert!(run(&plan, |_| ()).unwrap_err().to_string().contains("none.pem"));
 }
 
 #[test]

@@ -10,6 +10,8 @@ mod embedding;
 mod faults;
 mod fuzz_smoke;
 mod health;
+#[cfg(feature = "tls")]
+mod hostile;
 mod http;
 mod http_faults;
 mod limits;
@@ -19,6 +21,7 @@ mod models_check;
 mod overflow;
 mod overload;
 mod pool;
+mod proxy;
 mod regressions;
 mod shutdown;
 mod stream_client;

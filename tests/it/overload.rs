@@ -1,6 +1,6 @@
 //! A server that cannot keep up, over real sockets: who is refused, who is told, and that it is over when it is over.
 
-use crate::answer::{get, metric, upgrade_request};
+use crate::answer::{get, metric, request_with, upgrade_request};
 use crate::stream_client::{StreamClient, tone, tone_ms};
 use crate::support::{Client, TEXT, TestServer, await_that, config};
 use crate::test_models::{Gate, start_gated};
@@ -64,6 +64,32 @@ fn newcomers_are_refused_with_retry_after_and_health_is_served() {
     await_that("all is normal again", || metric(server.addr, "suzu_pressure_rung") == 0.0);
     assert_eq!(get(server.addr, "/health/ready").status, 200);
     assert_eq!(StreamClient::open(server.addr, "/v1/stream?model=echo").finish().close, 1000);
+}
+
+#[test]
+fn requests_for_inference_and_recordings_are_refused_with_retry_after_too() {
+    let (server, gate, _streams) = overloaded();
+    let infer = r#"{"inputs":[{"name":"audio","shape":[1,1],"datatype":"FP32","data":[0]}]}"#;
+    let recording = "\0".repeat(3_200);
+    let raw = "Content-Type: application/octet-stream\r\n";
+    for (target, extra, body) in [
+        ("/v2/models/gated/infer", "", infer),
+        ("/v1/models/vad", raw, &recording),
+        ("/v1/models/gated", raw, ""),
+    ] {
+        let mut client = Client::connect(server.addr);
+        client.send(request_with("POST", target, extra, body));
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("7")), "{target}: {answer:?}");
+        // The Open Inference Protocol has words and no codes.
+        assert!(target.starts_with("/v2/") || answer.error()["code"] == "overloaded", "{target}: {answer:?}");
+    }
+    assert_eq!(metric(server.addr, "suzu_calls_received_total"), 0.0);
+    drop(gate);
+    await_that("all is normal again", || metric(server.addr, "suzu_pressure_rung") == 0.0);
+    let mut client = Client::connect(server.addr);
+    client.send(request_with("POST", "/v1/models/vad", raw, &recording));
+    assert_eq!(client.answer_head().status, 200);
 }
 
 #[test]

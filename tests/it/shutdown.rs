@@ -40,8 +40,8 @@ impl Binary {
         std::thread::spawn(move || stderr.lines().map_while(Result::ok).all(|line| send.send(line).is_ok()));
         let addr = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut binary = Self { child, addr, lines, log: Vec::new() };
-        let listening = binary.await_line("listening on http://");
-        let (_, addr) = listening.split_once("http://").unwrap();
+        let listening = binary.await_line("listening on http");
+        let (_, addr) = listening.split_once("://").unwrap();
         binary.addr = addr.parse().expect("the log tells the port");
         assert_ne!(binary.addr.port(), 0);
         binary

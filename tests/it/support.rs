@@ -4,6 +4,7 @@
 
 #![allow(dead_code)] // Each part of the tests uses its own share.
 
+use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -28,7 +29,8 @@ pub const PONG: u8 = 10;
 pub fn config() -> Config {
     let (queue_wait_target, loop_lag_target) = (Duration::from_secs(60), Duration::from_secs(60));
     let host = "127.0.0.1".to_owned();
-    Config { host, port: 0, workers: 1, queue_wait_target, loop_lag_target, ..Config::default() }
+    let base = Config { host, port: 0, workers: 1, ..Config::default() };
+    Config { capacity_percent: 0, queue_wait_target, loop_lag_target, ..base }
 }
 
 /// A running server. Stopped when it goes out of scope.
@@ -256,6 +258,14 @@ impl Client {
         let rest = self.seen.split_off(count);
         std::mem::replace(&mut self.seen, rest)
     }
+}
+
+/// A connection from another address of this machine.
+pub fn connect_from(ip: [u8; 4], addr: SocketAddr) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::from(SocketAddr::from((ip, 0)))).unwrap();
+    socket.connect(&SockAddr::from(addr)).unwrap();
+    Client::over(socket.into())
 }
 
 /// A whole masked message in one frame, as a client sends it.

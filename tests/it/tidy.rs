@@ -14,6 +14,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("id", 0),
     ("reason", 0),
     ("config", 0),
+    ("pem", 0),
     ("wire", 1),
     ("model", 1),
     ("auth", 2),

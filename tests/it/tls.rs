@@ -362,34 +362,51 @@ fn many_greet_at_once_and_all_are_served() {
     assert_eq!(metric(secure.bridge, "suzu_tls_handshakes_failed_total"), 0.0);
 }
 
-#[test]
-fn a_new_certificate_is_for_new_connections_and_the_open_ones_go_on() {
-    let mut secure = Secure::start();
-    let addr = secure.server.addr;
+/// A certificate is renewed, by a signal or by a request, while connections are open.
+fn renew(reload: impl Fn(&Secure)) {
+    let secure = Secure::start();
+    let (addr, before) = (secure.server.addr, &secure.certificates);
     let mut old = Connection::open(&secure.echo_url(), &secure.options()).expect("a trusted server");
     echo(&mut old, b"before");
 
     // A certificate without its key is not taken.
-    let chain = std::fs::read(secure.certificates.path("chain.pem")).unwrap();
+    let chain = std::fs::read(before.path("chain.pem")).unwrap();
     let other = Certificates::new();
-    std::fs::copy(other.path("chain.pem"), secure.certificates.path("chain.pem")).unwrap();
-    secure.server.handle.reload();
-    echo(&mut old, b"meanwhile");
-    secure.connect();
-    std::fs::write(secure.certificates.path("chain.pem"), chain).unwrap();
+    std::fs::copy(other.path("chain.pem"), before.path("chain.pem")).unwrap();
+    reload(&secure);
+    for _ in 0..20 {
+        echo(&mut old, b"meanwhile");
+        secure.connect();
+    }
+    std::fs::write(before.path("chain.pem"), chain).unwrap();
 
-    let before = secure.certificates;
     let mut renewed = Certificates::new();
     renewed.replace();
     for name in ["chain.pem", "key.pem"] {
         std::fs::copy(renewed.path(name), before.path(name)).unwrap();
     }
-    secure.server.handle.reload();
+    reload(&secure);
     await_that("the new certificate is used", || renewed.connect(addr).is_ok());
     let refused = before.connect(addr).expect_err("the old authority did not issue it");
     assert!(refused.to_string().contains("UnknownIssuer"), "{refused}");
     echo(&mut old, &pattern(100_000));
-    secure.certificates = before;
+}
+
+#[test]
+fn a_new_certificate_is_for_new_connections_and_the_open_ones_go_on() {
+    renew(|secure| secure.server.handle.reload());
+}
+
+#[test]
+fn a_request_renews_the_certificate_as_a_signal_does() {
+    renew(|secure| {
+        let mut stream = secure.connect();
+        let ask = request("POST", "/v1/admin/reload", "Content-Length: 0\r\nConnection: close\r\n");
+        stream.write_all(ask.as_bytes()).unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).unwrap();
+        assert!(heard.starts_with("HTTP/1.1 202 "), "{heard}");
+    });
 }
 
 #[test]

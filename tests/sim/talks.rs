@@ -62,7 +62,7 @@ impl Loopback {
                 Output::SetReadable { .. }
                 | Output::Abandon(_)
                 | Output::Repository { .. }
-                | Output::ReadCredentials
+                | Output::ReadFiles
                 | Output::Post(_)
                 | Output::DeadLetter(_)
                 | Output::Drained => {}
@@ -88,6 +88,7 @@ impl Loopback {
         if let Some((_, mut batch)) = self.pop_due() {
             batch.execute(&Default::default);
             batch.infer_time = duration(INFERENCE);
+            batch.cpu_time = batch.infer_time;
             self.input(Input::Inferred(batch));
         }
         self.server.handle_timeout(now_at(self.now, 0));

@@ -139,6 +139,7 @@ impl Workers {
             let mut batch = busy.batch;
             batch.execute(&Default::default);
             batch.infer_time = Duration::from_micros(now - busy.began);
+            batch.cpu_time = batch.infer_time;
             return Some(News::Home(batch));
         }
         let index = self.stray.iter().position(|(at, _)| *at <= now)?;

@@ -414,7 +414,7 @@ impl World {
             Output::Repository { id, ask } => format!("{id:?}: {ask:?}"),
             Output::Infer(batch) => format!("infer {:?}, {} runs", batch.id, batch.len()),
             Output::Abandon(id) => format!("abandon {id:?}"),
-            Output::ReadCredentials => "read the credentials".to_owned(),
+            Output::ReadFiles => "read the files".to_owned(),
             Output::Post(post) => format!("post {:?}, {}", post.id, post.event),
             Output::DeadLetter(letter) => format!("{} is dead: {}", letter.event, letter.why),
             Output::Drained => "drained".to_owned(),
@@ -452,7 +452,8 @@ impl World {
             }
             Output::Repository { id, ask } => self.folder.ask(id, ask, self.now),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
-            Output::ReadCredentials => return Err("credentials are asked for, and there is no file".into()),
+            // There are none.
+            Output::ReadFiles => {}
             Output::Post(post) => {
                 let forgets = self.strikes(Kind::ForgottenEvent);
                 let (config, tally) = (self.server.config(), &mut self.tally);

@@ -44,15 +44,16 @@ fn file(name: &'static str, help: &'static str) -> Arg {
 }
 
 /// Where the load goes.
-pub(in crate::cli) fn whom() -> [Arg; 2] {
+pub(in crate::cli) fn whom() -> [Arg; 3] {
     [
         option(
             "url",
             "URL",
-            "ws://host/v1/stream, ws://host/v1/echo, http://host/path or tcp://host:port [default: the stream of 127.0.0.1:8080]",
+            "ws://host/v1/stream, ws://host/v1/echo, http://host/path, by TLS wss:// and https://, or tcp://host:port [default: the stream of 127.0.0.1:8080]",
         ),
         option("server-pid", "PID", "Tell CPU time and memory of this process of the same machine")
             .value_parser(value_parser!(u32)),
+        file("ca-file", "With TLS: whom to trust, PEM [default: whom browsers trust]"),
     ]
 }
 
@@ -76,10 +77,15 @@ pub(in crate::cli) fn how_much() -> [Arg; 10] {
 }
 
 /// How connections are made.
-pub(in crate::cli) fn connections() -> [Arg; 5] {
+pub(in crate::cli) fn connections() -> [Arg; 6] {
     let group = |arg: Arg| arg.help_heading("Connections");
     [
         option("connect-rate", "N", "Connections opened in a second [default: as fast as they are taken]"),
+        option(
+            "try-again",
+            "TIME",
+            "Who is refused (HTTP 429 or 503) comes again after about that time; no failure then",
+        ),
         option("connect-timeout", "TIME", "For a connection to be open [default: 10s]"),
         flag("pool", "Clients take turns on a pool of connections; with --chunks"),
         option("pool-size", "N", "Connections of that pool [default: a tenth of the clients]"),
@@ -221,8 +227,10 @@ pub(in crate::cli) fn plan(matches: &ArgMatches, variables: &Variables) -> Resul
     let said = Said { matches, variables };
     let url = url(matches, variables)?.unwrap_or_else(|| URL.to_owned());
     let mut plan = Plan::new(&url).map_err(|error| Error::usage(error.to_string()))?;
+    plan.target.ca_file = matches.get_one::<PathBuf>("ca-file").cloned();
     plan.clients = said.number("connections")?.unwrap_or(plan.clients);
     plan.connect_rate = said.number("connect-rate")?;
+    plan.try_again = said.time("try-again")?;
     plan.connect_timeout = said.time("connect-timeout")?.unwrap_or(plan.connect_timeout);
     plan.answer_timeout = said.time("answer-timeout")?.unwrap_or(plan.answer_timeout);
     plan.warm_up = said.time("warm-up")?.unwrap_or(plan.warm_up);
@@ -285,7 +293,8 @@ fn content_of(said: &Said, plan: &mut Plan) -> Result<(), Error> {
         Ask::Http(request) => {
             if let Some((form, _)) = said.text("form")? {
                 let form = if form == "json" { Form::Json } else { Form::Binary };
-                *request = infer_request(&plan.target.url, &plan.target.headers, form)
+                let (url, headers) = (&plan.target.url, &plan.target.headers);
+                *request = infer_request(url, headers, plan.target.ca_file.as_deref(), form)
                     .map_err(|error| Error::failed(error.to_string()))?;
             }
             if let Some(path) = matches.get_one::<PathBuf>("body") {

@@ -23,6 +23,13 @@ pub(super) fn text(report: &Report) -> String {
             connections.latency_ms.p99
         ),
     );
+    if connections.refused > 0 {
+        let took = &connections.refusal_ms;
+        line(
+            "refused",
+            format!("{} times; p50 {:.1} ms, p99 {:.1} ms", connections.refused, took.p50, took.p99),
+        );
+    }
     let messages = &report.messages;
     line(
         "messages",

@@ -72,7 +72,9 @@ impl Server {
             Error::failed(format!("this program cannot be found to be started again: {error}"))
         })?;
         let mut command = Command::new(program);
-        command.arg("serve").args(arguments).args(["--host", "127.0.0.1", "--port", "0"]);
+        // How many it holds is the question, so it must not refuse anybody before it is answered.
+        let fixed = ["--host", "127.0.0.1", "--port", "0", "--capacity-percent", "0"];
+        command.arg("serve").args(arguments).args(fixed);
         command.args(["--log-level", "info", "--log-format", "text"]);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         #[cfg(target_os = "linux")]

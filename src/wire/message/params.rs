@@ -33,7 +33,6 @@ const NAMES: &[&str] = &[
     "last_message",
     "tag",
     "browser_errors",
-    "token",
 ];
 
 /// What a client asks of a stream.
@@ -95,8 +94,8 @@ impl StreamParams {
     /// Parses the decoded pairs of a query on top of `defaults`.
     ///
     /// A name or value that is unknown or stands twice is refused and named: [`Reason::InvalidAudioFormat`] for
-    /// `encoding`, `sample_rate` and `channels`, otherwise [`Reason::InvalidValue`]. `token` is accepted and left to
-    /// whoever checks credentials; it is not kept here.
+    /// `encoding`, `sample_rate` and `channels`, otherwise [`Reason::InvalidValue`]. What shows who asks
+    /// stands in the query too; the door has taken it out by then.
     pub fn parse(pairs: &[(String, String)], defaults: StreamParams) -> Result<StreamParams, Fault> {
         let mut params = defaults;
         let mut seen = [false; NAMES.len()];
@@ -157,8 +156,10 @@ impl StreamParams {
             "resume" => self.resume = Some(value.to_owned()),
             "last_message" => self.last_message = Some(number(InvalidValue, name, value, 0..=u64::MAX)?),
             "tag" => self.tag = Some(text(name, value)?),
-            "browser_errors" => self.browser_errors = boolean(name, value)?,
-            _ => debug_assert_eq!(name, "token"),
+            _ => {
+                debug_assert_eq!(name, "browser_errors");
+                self.browser_errors = boolean(name, value)?;
+            }
         }
         Ok(())
     }
@@ -244,7 +245,6 @@ mod tests {
             ("last_message", "7"),
             ("tag", "kitchen"),
             ("browser_errors", "1"),
-            ("token", "secret"),
         ]
         .to_vec();
         let wanted = StreamParams {

@@ -171,6 +171,11 @@ impl Decoder {
         self.message.as_ref().map_or(0, Message::held_bytes) + self.control.capacity() + delivered
     }
 
+    /// Whether a message, or a frame, has begun and is not whole.
+    pub fn is_half_way(&self) -> bool {
+        self.message.is_some() || !matches!(self.stage, Stage::Header { held: 0, .. } | Stage::Ended)
+    }
+
     /// Gives up what the last event pointed to, for whoever will not call [`Decoder::next`] again soon.
     pub fn forget_delivered(&mut self) {
         self.delivered = Delivered::Nothing;

@@ -341,5 +341,35 @@ def manifests():
         seed("manifest", name, text)
 
 
-for write in (heads, websockets, messages, values, scripts, requests, packed, manifests):
+def proxies():
+    """Headers of the PROXY protocol, with and without what follows."""
+    signature = b"\r\n\r\n\0\r\nQUIT\n"
+
+    def header(command, family, block, length=None):
+        return signature + bytes([command, family]) + struct.pack(">H", len(block) if length is None else length) + block
+
+    ipv4 = bytes([192, 0, 2, 1, 127, 0, 0, 1]) + struct.pack(">HH", 40000, 443)
+    ipv6 = bytes(range(32)) + struct.pack(">HH", 40000, 443)
+    crc = b"\3\0\4\1\2\3\4"
+    seeds = {
+        "ipv4": header(0x21, 0x11, ipv4) + b"GET / HTTP/1.1\r\n",
+        "ipv4-extended": header(0x21, 0x11, ipv4 + crc + b"\xea\0\3abc") + b"\x16\3\1",
+        "ipv6": header(0x21, 0x21, ipv6),
+        "unix": header(0x21, 0x31, bytes(216)) + b"x",
+        "unspecified": header(0x21, 0x00, crc),
+        "local": header(0x20, 0x00, b""),
+        "local-addresses": header(0x20, 0x11, ipv4),
+        "short": header(0x21, 0x21, ipv4),
+        "long": header(0x21, 0x11, ipv4, 4081),
+        "longest": header(0x21, 0x11, ipv4 + bytes(4068)),
+        "version": header(0x31, 0x11, ipv4),
+        "command": header(0x22, 0x11, ipv4),
+        "family": header(0x21, 0x44, ipv4),
+        "text": b"PROXY TCP4 192.0.2.1 127.0.0.1 40000 443\r\nGET / HTTP/1.1\r\n",
+    }
+    for name, data in seeds.items():
+        seed("proxy_header", name, data)
+
+
+for write in (heads, websockets, messages, values, scripts, requests, packed, manifests, proxies):
     write()

@@ -14,6 +14,7 @@ mod models;
 mod oip;
 mod pcm;
 mod peer;
+mod proxy;
 mod script;
 mod server;
 mod split;
@@ -28,6 +29,7 @@ pub use message::{client_message, server_message, stream_params};
 pub use models::manifest;
 pub use oip::{infer, repository_request};
 pub use pcm::pcm;
+pub use proxy::proxy_header;
 pub use server::server;
 pub use split::server_split;
 pub use wav::wav;
@@ -48,6 +50,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("infer", infer),
     ("manifest", manifest),
     ("pcm", pcm),
+    ("proxy_header", proxy_header),
     ("repository_request", repository_request),
     ("server", server),
     ("server_message", server_message),

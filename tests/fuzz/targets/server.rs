@@ -353,7 +353,7 @@ impl World {
             }
             // There is no folder of models, so nothing is asked of it.
             Output::Repository { ask, .. } => panic!("{ask:?}"),
-            Output::ReadCredentials => panic!("credentials are asked for, and there is no file"),
+            Output::ReadFiles => panic!("nobody asked for a reload"),
             Output::Post(_) | Output::DeadLetter(_) => {
                 panic!("webhooks are posted, and there is no receiver")
             }

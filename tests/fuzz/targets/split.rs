@@ -90,7 +90,7 @@ fn observe(server: &mut Server, conn: ConnId, deeds: &mut Deeds) -> bool {
             Output::Flush(_)
             | Output::Abandon(_)
             | Output::Repository { .. }
-            | Output::ReadCredentials
+            | Output::ReadFiles
             | Output::Post(_)
             | Output::DeadLetter(_)
             | Output::Drained => {}
