@@ -75,7 +75,7 @@ const SERVED_MAX: usize = 4096;
 /// takes a hundredth of that.
 const ALONE_MAX: Duration = Duration::from_millis(10);
 /// How long one of several tenants is.
-const TOGETHER_MAX: Duration = Duration::from_millis(2);
+const TOGETHER_MAX: Duration = Duration::from_millis(1);
 /// A queue is shared as long as its last two tenants were served within that time.
 const SHARED_FOR: Duration = Duration::from_secs(2);
 /// Full batches wait behind a busy worker if those of the queue take no longer. It saves the worker some tens of microseconds between
@@ -649,7 +649,7 @@ mod tests {
         assert_eq!(go(&mut batcher, 0).0, 64, "it has the queue for itself");
         admit(&mut batcher, 1, 1, 1);
         let (count, each_max) = go(&mut batcher, 1);
-        assert_eq!((count, each_max), (4, 20), "the newcomer, and 2 ms altogether");
+        assert_eq!((count, each_max), (2, 20), "the newcomer, and 1 ms altogether");
         assert_eq!(go(&mut batcher, 2).0, 20, "10 ms, for the other may come back");
         assert_eq!(go(&mut batcher, 1500).0, 20);
         assert_eq!(go(&mut batcher, 3000).0, 64, "it has not come back");
