@@ -191,7 +191,8 @@ fn listen(crowd: &mut Crowd, progress: &mut [Progress]) {
         match ServerMessage::parse(text).expect("a message") {
             ServerMessage::Results(results) => {
                 progress[number].heard_ms += results.duration_ms;
-                progress[number].batches.push(Duration::from_secs_f64(results.timing.infer_ms / 1e3));
+                let took = results.timing.map(|timing| Duration::from_secs_f64(timing.infer_ms / 1e3));
+                progress[number].batches.extend(took);
             }
             ServerMessage::Termination(end) => progress[number].end = Some(end),
             ServerMessage::Begin(_)
