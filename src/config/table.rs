@@ -1,8 +1,8 @@
 //! The table of settings. To add one, add a row here and run the tests with `UPDATE_DOCS=1`.
 
 use super::value::{
-    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, ProxyProtocol, Size, Text, Time, WebhookEvents,
-    Word, parse,
+    Kind, LogFormat, MaybeText, Number, OnnxEngine, OpenAccess, ProxyProtocol, Size, Text, Time,
+    WebhookEvents, Word, parse,
 };
 use super::{Legacy, Setting};
 use log::LevelFilter;
