@@ -134,7 +134,7 @@ fn press(
     busy: &AtomicBool,
     stop: &AtomicBool,
 ) -> (f64, Vec<Duration>) {
-    let target = format!("/v1/stream?model={model}&sample_rate=16000");
+    let target = format!("/v1/stream?model={model}&sample_rate=16000&timing=true");
     let head = format!("Authorization: Bearer {GREEDY}\r\n");
     let mut crowd = Crowd::new((0..streams).map(|_| peer::connect_with(addr, &target, &head)).collect());
     let mut progress: Vec<Progress> = (0..streams).map(|_| Progress::default()).collect();

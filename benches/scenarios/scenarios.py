@@ -178,6 +178,47 @@ def credentials(bench: Bench) -> list[Check]:
     return checks
 
 
+def overload(bench: Bench) -> list[Check]:
+    """Three times the streams that fill a core, at once; who is refused comes again all the while."""
+    first, brief, duration = (20, "1s", "2s") if bench.quick else (200, "5s", "20s")
+    stream = ["/v1/stream", "-m", "vad"]
+    with bench.server("overload-before", "--capacity-percent", 0) as server:
+        # What fills a core is told by the CPU time of a chunk under load, hence twice.
+        begun = server.load("overload-begun", *stream, "-c", first, "-d", brief)
+        most = first if bench.quick else round(0.7 * full(begun))
+        before = server.load("overload-before", *stream, "-c", most, "-d", duration)
+    capacity = most if bench.quick else round(full(before))
+    # The quick form need not fill the host to have streams refused.
+    with bench.server("overload", *(["--capacity-percent", 1] if bench.quick else [])) as server:
+        bound = server.metric("suzu_memory_bound_bytes")
+        options = ["-c", 3 * capacity, "-d", duration, "--try-again", "2s"]
+        report = server.load("overload", *stream, *options)
+        normal_s = server.normal_after()
+    p99, p99_before = report["latency_ms"]["p99"], before["latency_ms"]["p99"]
+    connections, used, audio = report["connections"], report["server"], report["audio"]
+    ratio, refusal_ms = p99 / p99_before, connections["refusal_ms"]["p99"]
+    resident = used["resident_bytes_max"]
+    kept = report["messages"]["lost"] == 0 and report["messages"]["wrong"] == 0 and report["ledgers_off"] == 0
+    measured = f"{report['messages']['sent']:,} chunks, {report['messages']['lost']} lost, {report['ledgers_off']} balances off"
+    return [
+        Check("overload", "nothing lost, every balance right", measured, kept and not report["failures"]),
+        Check("overload", "nothing discarded", f"{audio['discarded_s']:.1f} s", audio["discarded_s"] == 0),
+        Check("overload", "some in, some refused", f"{connections['opened']} of {3 * capacity} in, "
+              f"{connections['refused']:,} refusals", connections["opened"] > 0 and connections["refused"] > 0),
+        Check("overload", "p99 <= 1.5 x that at 70 %", f"{p99:.2f} ms, {p99_before:.2f} ms with {most} streams: {ratio:.2f}",
+              ratio <= 1.5, Kind.TIME),
+        Check("overload", "refused within 50 ms (p99)", f"{refusal_ms:.1f} ms", refusal_ms < 50, Kind.TIME),
+        memory("overload", "resident below the bound", f"{resident / 1e6:.1f} of {bound / 1e6:.0f} MB", resident < bound),
+        Check("overload", "normal within 1 s", f"{normal_s * 1e3:.0f} ms", normal_s < 1, Kind.TIME),
+        cpu("overload", report),
+    ]
+
+
+def full(report: dict) -> float:
+    """How many streams with a chunk every 100 ms fill a core."""
+    return 100_000 / report["server"]["cpu_us_per_message"]
+
+
 def start(bench: Bench) -> list[Check]:
     """From exec to the first answered request."""
     rounds = 3 if bench.quick else 20
@@ -224,4 +265,5 @@ def is_ready(port: int) -> bool:
         connection.close()
 
 
-SCENARIOS = {run.__name__: run for run in [requests, users, hour, ramps, streams, idle, credentials, start]}
+ALL = [requests, users, hour, ramps, streams, idle, credentials, overload, start]
+SCENARIOS = {run.__name__: run for run in ALL}

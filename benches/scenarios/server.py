@@ -11,6 +11,7 @@ import resource
 import subprocess
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,26 @@ class Server:
         if not report.exists():
             raise Failed(f"suzu load said: {done.stderr.strip()}")
         return json.loads(report.read_text())
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=START_TIMEOUT_S) as answer:
+            return answer.read()
+
+    def metric(self, name: str) -> float:
+        for line in self.get("/metrics").decode().splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise Failed(f"there is no metric {name}")
+
+    def normal_after(self) -> float:
+        """Seconds until nobody is left and it takes streams as before."""
+        began = time.monotonic()
+        while time.monotonic() - began < START_TIMEOUT_S:
+            status = json.loads(self.get("/v1/status"))
+            if status["ready"] and status["pressure"]["rung"] == "normal" and not status["streams"]["running"]:
+                return time.monotonic() - began
+            time.sleep(POLL_S)
+        raise Failed("it does not come back to normal")
 
     @contextmanager
     def watched(self) -> Iterator[dict]:

@@ -101,6 +101,8 @@ pub struct Registry {
     models: BTreeMap<Arc<str>, Served>,
     /// Names of those that come from a folder.
     loaded: BTreeSet<Arc<str>>,
+    /// Names of those inside the binary.
+    inside: BTreeSet<Arc<str>>,
     /// Seconds of work for a second of audio, of those that have been tried.
     costs: BTreeMap<Arc<str>, f64>,
 }
@@ -117,6 +119,7 @@ impl Registry {
         registry.insert(Arc::new(Denoise::new()));
         registry.insert(Arc::new(Echo::new()));
         registry.insert(Arc::new(Vad::new()));
+        registry.inside = registry.models.keys().cloned().collect();
         registry
     }
 
@@ -137,6 +140,7 @@ impl Registry {
             check(model.spec());
         }
         self.loaded.remove(model.name());
+        self.inside.remove(model.name());
         self.costs.remove(model.name());
         self.models.insert(Arc::clone(model.name()), model)
     }
@@ -157,13 +161,18 @@ impl Registry {
         self.loaded.contains(name)
     }
 
-    /// Tries each model that hears streams for a moment, so that a server knows from the beginning what they cost on this machine.
-    /// `clock` tells the time since anything.
+    /// Tries models that hear streams for a moment, so that a server knows from the beginning what they cost on this machine: those
+    /// inside the binary and those of a folder, which are known not to hang. Others are learnt from their first batch. `clock`
+    /// tells the time since anything.
     ///
     /// Takes a few milliseconds, or the time of a chunk of a model for which that is longer. One that fails is left out: it will
     /// be found out by its first stream.
     pub fn try_out(&mut self, clock: &dyn Fn() -> Duration) {
-        for model in self.models.values().filter_map(Served::audio) {
+        let known = |model: &&Arc<dyn Model>| {
+            let name = &model.spec().name;
+            self.inside.contains(name) || self.loaded.contains(name)
+        };
+        for model in self.models.values().filter_map(Served::audio).filter(known) {
             if let Ok(cost) = trial_cost(model, clock) {
                 self.costs.insert(Arc::clone(&model.spec().name), cost);
             }

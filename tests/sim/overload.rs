@@ -11,18 +11,19 @@ use crate::workers::{Troubles, Workers};
 use crate::world::{World, now_at};
 use std::time::Duration;
 use suzu::config::Config;
-use suzu::server::Server;
+use suzu::server::{ProcessFigures, Server};
 use suzu::wire::message::StreamParams;
 
 const CHUNK_BYTES: usize = 640;
 
-fn world(seed: u64) -> World {
+fn world(seed: u64, capacity_percent: u32) -> World {
     let mut rng = Rng::new(seed);
     let config = Config {
         workers: 1,
         batch_max: 2,
         run_max: Duration::from_millis(20),
         queue_wait_target: Duration::from_millis(100),
+        capacity_percent,
         memory_max: 1 << 40,
         ..Config::default()
     };
@@ -50,7 +51,7 @@ fn world(seed: u64) -> World {
 #[test]
 fn the_ladder_is_climbed_and_left() {
     for seed in 0..5 {
-        let mut world = world(seed);
+        let mut world = world(seed, 0);
         world.run().unwrap_or_else(|what| panic!("seed {seed}: {what}"));
         for name in [
             "rung refusing",
@@ -66,5 +67,22 @@ fn the_ladder_is_climbed_and_left() {
         assert_eq!(began + refused, 100, "everybody is told: {figures}");
         assert!(began > 10, "it goes on serving: {began}");
         assert!(world.now < 60 * SECOND, "and comes to an end");
+    }
+}
+
+#[test]
+fn who_would_be_too_much_is_refused_before_anybody_waits() {
+    for seed in 0..5 {
+        let mut world = world(seed, 80);
+        let figures = |_| ProcessFigures { cores: 1, ..ProcessFigures::default() };
+        world.strains = (1..20).map(|number| (number * SECOND / 2, figures(number))).collect();
+        world.run().unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        assert!(world.tally.0.contains_key("refused overloaded"), "seed {seed}: {:#?}", world.tally.0);
+        for name in ["rung refusing", "rung cutting", "rung closing"] {
+            assert!(!world.tally.0.contains_key(name), "seed {seed}: {name}: {:#?}", world.tally.0);
+        }
+        let figures = world.server.figures();
+        let began = figures.pointer("/sessions/began").and_then(serde_json::Value::as_u64).unwrap_or(0);
+        assert!(began > 10, "seed {seed}: it goes on serving: {began}");
     }
 }

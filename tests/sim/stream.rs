@@ -37,6 +37,15 @@ pub enum Step {
     Silence,
 }
 
+/// What became of a stream.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    pub name: String,
+    pub status: Option<u16>,
+    pub reason: Option<String>,
+    pub close: Option<u16>,
+}
+
 pub struct StreamClient {
     pub name: String,
     pub request: Vec<u8>,
@@ -49,6 +58,8 @@ pub struct StreamClient {
     pub plant: Option<Plant>,
     /// Where to leave how long each run waited for a worker, milliseconds.
     pub waits: Option<Rc<RefCell<Vec<f64>>>>,
+    /// Where to leave its name, the status of its upgrade, and why it ended if it began.
+    pub endings: Option<Rc<RefCell<Vec<Ending>>>>,
     receiver: Receiver,
     hearing: Hearing,
     sent: Sent,
@@ -77,6 +88,7 @@ impl StreamClient {
             quick: false,
             plant: None,
             waits: None,
+            endings: None,
             receiver: Receiver::new(),
             hearing: Hearing::default(),
             sent: Sent { bytes: Vec::new(), gaps: Vec::new() },
@@ -322,6 +334,11 @@ impl Actor for StreamClient {
             // The last run began to wait long before the stream's end called for it.
             self.hearing.waits_ms.pop();
             waits.borrow_mut().append(&mut self.hearing.waits_ms);
+        }
+        if let Some(endings) = &self.endings {
+            let reason = self.hearing.termination.as_ref().map(|end| end.reason.to_string());
+            let (name, status) = (self.name.clone(), self.receiver.status());
+            endings.borrow_mut().push(Ending { name, status, reason, close: self.hearing.close.flatten() });
         }
         if self.receiver.status() != Some(101) {
             if self.receiver.status().is_none() && !cut && !self.left {

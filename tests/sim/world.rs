@@ -15,6 +15,7 @@ use crc32fast::Hasher;
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use suzu::auth::Keyring;
 use suzu::id::ConnId;
 use suzu::server::{Input, Output, ProcessFigures, Server};
 use suzu::time::{Instant, Now};
@@ -40,6 +41,12 @@ pub struct World {
     pub drain_at: Option<Micros>,
     /// What the driver tells of the process, and when.
     pub strains: VecDeque<(Micros, ProcessFigures)>,
+    /// When the operator asks for a reload.
+    pub reloads: VecDeque<Micros>,
+    /// What the file of credentials says, reading after reading.
+    pub keyrings: VecDeque<Result<Keyring, String>>,
+    /// When the readings that go on will have ended.
+    readings: VecDeque<Micros>,
     pub jumps: Vec<(Micros, Micros)>,
     jumped: bool,
     /// Tells what happens, turn by turn.
@@ -84,6 +91,9 @@ impl World {
             tally: Tally::default(),
             drain_at: None,
             strains: VecDeque::new(),
+            reloads: VecDeque::new(),
+            keyrings: VecDeque::new(),
+            readings: VecDeque::new(),
             jumps: Vec::new(),
             jumped: false,
             verbose: false,
@@ -145,6 +155,7 @@ impl World {
         self.turns += 1;
         self.harm_links();
         self.strain();
+        self.reload();
         self.accept();
         self.receive();
         self.late_event();
@@ -207,7 +218,8 @@ impl World {
         let drain = self.drain_at.filter(|_| self.drain_began.is_none());
         let strain = self.strains.front().map(|(at, _)| *at);
         let answers = [self.workers.next_at(), self.folder.next_at(), self.receiver.next_at()];
-        let due = [timeout, peers, drain, strain].into_iter().chain(answers);
+        let files = [self.reloads.front().copied(), self.readings.front().copied()];
+        let due = [timeout, peers, drain, strain].into_iter().chain(answers).chain(files);
         due.flatten().min()
     }
 
@@ -221,6 +233,19 @@ impl World {
                 self.tally.fire("loop late");
             }
             self.input(Input::Process(figures));
+        }
+    }
+
+    /// The operator changes the file of credentials, and it is read.
+    fn reload(&mut self) {
+        while self.reloads.pop_front_if(|at| *at <= self.now).is_some() {
+            self.tally.fire("reload");
+            self.input(Input::Reload);
+        }
+        while self.readings.pop_front_if(|at| *at <= self.now).is_some() {
+            if let Some(keyring) = self.keyrings.pop_front() {
+                self.input(Input::Credentials(keyring.map(Box::new)));
+            }
         }
     }
 
@@ -452,8 +477,12 @@ impl World {
             }
             Output::Repository { id, ask } => self.folder.ask(id, ask, self.now),
             Output::Abandon(id) => self.workers.abandon(id, self.now, &mut self.tally),
-            // There are none.
-            Output::ReadFiles => {}
+            Output::ReadFiles if self.keyrings.is_empty() => {}
+            Output::ReadFiles => {
+                // One thread reads, so answers come in the order of the questions.
+                let last = self.readings.back().copied().unwrap_or_default();
+                self.readings.push_back(last.max(self.now + self.rng.below(50_000)));
+            }
             Output::Post(post) => {
                 let forgets = self.strikes(Kind::ForgottenEvent);
                 let (config, tally) = (self.server.config(), &mut self.tally);
