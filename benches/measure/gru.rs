@@ -48,9 +48,11 @@ struct Stretch {
 
 pub fn run(models: &Path, streams: &[usize], duration: Duration) {
     let bare = Bare::gru(models);
-    let batched = Server::start(&["--models-dir", text(models)]);
-    let unbatched = Server::start(&["--models-dir", text(models), "--batch-max", "1"]);
-    let patient = Server::start(&["--models-dir", text(models), "--queue-delay-max", "5ms"]);
+    let batched = Server::start(&["--models-dir", text(models), "--capacity-percent", "0"]);
+    let unbatched =
+        Server::start(&["--models-dir", text(models), "--capacity-percent", "0", "--batch-max", "1"]);
+    let patient =
+        Server::start(&["--models-dir", text(models), "--capacity-percent", "0", "--queue-delay-max", "5ms"]);
     let stretch = duration / ROUNDS as u32;
     for &streams in streams {
         heading(&format!("gru: {streams} streams, {} s of each kind", duration.as_secs()));

@@ -126,8 +126,8 @@ settings! {
 
     "Overload" {
         /// Part of the host's measured capacity that streams may take, percent; beyond it newcomers are refused. 0: no limit.
-        capacity_percent: u32 = Number("80", "0" ..= "100"), unit "%",
-            why "Latency grows steeply beyond: at 80 % it is still near what it is at 70 %.";
+        capacity_percent: u32 = Number("75", "0" ..= "100"), unit "%",
+            why "Latency grows steeply beyond: at 75 % it is still near what it is at 70 %.";
 
         /// Time that a run may wait for a worker; the server refuses, cuts and closes as it comes near (`docs/tuning.md`).
         queue_wait_target: Duration = Time("1s", "1ms" ..= "1h"),

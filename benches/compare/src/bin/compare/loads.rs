@@ -117,7 +117,7 @@ pub fn all(size: &Size, places: &Places) -> Vec<Load> {
 }
 
 fn suzu(name: &str, more: impl IntoIterator<Item = OsString>) -> Contender {
-    let args = args("serve --port 0").into_iter().chain(more).collect();
+    let args = args("serve --port 0 --capacity-percent 0").into_iter().chain(more).collect();
     Contender { name: name.into(), program: Program::Suzu, args, kind: Kind::WebSocket }
 }
 
