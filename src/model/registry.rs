@@ -165,7 +165,7 @@ impl Registry {
     /// inside the binary and those of a folder, which are known not to hang. Others are learnt from their first batch. `clock`
     /// tells the time since anything.
     ///
-    /// Takes a few milliseconds, or the time of a chunk of a model for which that is longer. One that fails is left out: it will
+    /// Takes about a millisecond for each, or the time of a chunk of a model for which that is longer. One that fails is left out: it will
     /// be found out by its first stream.
     pub fn try_out(&mut self, clock: &dyn Fn() -> Duration) {
         let known = |model: &&Arc<dyn Model>| {

@@ -13,7 +13,7 @@ use std::time::Duration;
 /// How long one size is measured.
 const MEASURED: Duration = Duration::from_millis(50);
 /// How long a model is tried, and how many chunks that is at most, each as long as clients usually send them.
-const TRIED: Duration = Duration::from_millis(2);
+const TRIED: Duration = Duration::from_millis(1);
 const TRIALS_MAX: usize = 20;
 const CHUNK: Duration = Duration::from_millis(100);
 /// The rate of the streams that are played, where the model takes any.
@@ -57,7 +57,7 @@ pub(super) fn calibrate(
     Ok(Calibration::of(sizes.iter().map(time).collect::<Result<_, String>>()?))
 }
 
-/// Seconds of work for a second of audio of one stream, by a trial of a few milliseconds: the quickest of some chunks, for whatever
+/// Seconds of work for a second of audio of one stream, by a trial of about a millisecond: the quickest of some chunks, for whatever
 /// made the others slower was not the model.
 ///
 /// # Errors
