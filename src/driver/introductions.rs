@@ -8,6 +8,7 @@
 //! Invariants: there are at most [`WAITING_MAX`]; each is gone when its time is over. Whoever is displaced or too late is closed
 //! without a word, for nobody knows to whom it would be said.
 
+use super::socket::retry;
 use crate::config::{Config, ProxyProtocol};
 use crate::time::Instant;
 use crate::wire::proxy::{self, HEADER_BYTES_MAX, Origin};
@@ -16,7 +17,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind, Read};
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
@@ -227,16 +228,6 @@ impl Waiting {
             Origin::Proxy => self.peer,
             Origin::Unknown => NOWHERE,
         })
-    }
-}
-
-/// Does it again when a signal interrupted it.
-fn retry(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            result => return result,
-        }
     }
 }
 

@@ -8,6 +8,8 @@ use super::doorbell::Doorbell;
 use crate::auth::WebhookKey;
 use crate::config::Config;
 use crate::model::panic_message;
+#[cfg(feature = "tls")]
+use crate::pem;
 use crate::server::{Post, PostAnswer, PostId};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::io::{self, Read};
@@ -161,22 +163,15 @@ fn explain(error: &ureq::Error) -> String {
 /// Whom it trusts to be the receiver.
 #[cfg(feature = "tls")]
 fn trusting(agent: ConfigBuilder<AgentScope>, config: &Config) -> Result<ConfigBuilder<AgentScope>, String> {
-    use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
+    use ureq::tls::{Certificate, RootCerts, TlsConfig};
     let roots = match config.webhook_ca_file.as_str() {
         "" => RootCerts::WebPki,
         path => {
-            let of = |why: String| format!("webhook_ca_file: {path}: {why}");
-            let pem = std::fs::read(path).map_err(|error| of(error.to_string()))?;
-            let mut certificates: Vec<Certificate<'static>> = Vec::new();
-            for item in parse_pem(&pem) {
-                if let PemItem::Certificate(certificate) = item.map_err(|error| of(error.to_string()))? {
-                    certificates.push(certificate);
-                }
-            }
-            if certificates.is_empty() {
-                return Err(of("there is no BEGIN CERTIFICATE in it".into()));
-            }
-            RootCerts::from(certificates)
+            let certificates =
+                pem::certificates(path.as_ref()).map_err(|why| format!("webhook_ca_file: {path}: {why}"))?;
+            let trusted =
+                certificates.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
+            RootCerts::from(trusted.collect::<Vec<_>>())
         }
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -152,29 +152,28 @@ impl<M: Copy + PartialEq> FairQueue<M> {
     ) -> Taken<M> {
         let members = Vec::with_capacity(count.min(self.len));
         let mut taken = Taken { members, cost: 0 };
-        let (mut max, mut first, mut together) = (allowance.alone, None, false);
+        let (mut first, mut turns) = (None, 0);
         while taken.members.len() < count {
             let Some(turn) = self.turns.pop_first() else { break };
             let rival = self.turns.first().map(|turn| (turn.account, turn.ticket));
+            let max = if turns == 0 { allowance.alone } else { allowance.together };
             let given = self.give(&turn.tenant, rival, (count, max, allowance.alone), &cost, &mut taken);
             if given {
                 served(&turn.tenant);
-            }
-            if given && first.as_ref().is_some_and(|first| *first != turn.tenant) {
-                together = true;
+                turns += 1;
             }
             first.get_or_insert_with(|| turn.tenant.clone());
             self.stand_again(turn.tenant);
             if !given {
                 break;
             }
-            max = allowance.together;
         }
         // Where others have no room besides, whoever went first may go on: what it has left would wait for a whole batch of theirs.
-        if let Some(tenant) = first
+        if taken.members.len() < count
+            && let Some(tenant) = first
             && let Some(turn) = self.turn_of(&tenant)
         {
-            let max = if together { allowance.together } else { allowance.alone };
+            let max = if turns == 1 { allowance.alone } else { allowance.together };
             self.turns.remove(&turn);
             self.give(&tenant, None, (count, max, allowance.alone), &cost, &mut taken);
             self.stand_again(tenant);
@@ -227,13 +226,13 @@ impl<M: Copy + PartialEq> FairQueue<M> {
     /// The tenant has been served or lost a member: if it still waits, it gets its place in the order.
     fn stand_again(&mut self, tenant: Tenant) {
         let (tenants, away) = (self.shares.len(), self.shares.len() - self.turns.len());
-        let Some(share) = self.shares.get_mut(&tenant) else { return };
-        if let Some(next) = share.ready.front() {
-            let turn = Turn { account: share.account, ticket: next.ticket, since: next.since, tenant };
+        if let Some(turn) = self.turn_of(&tenant) {
             self.turns.insert(turn);
         } else if away > AWAY_MAX {
             self.shares.retain(|_, share| !share.ready.is_empty());
-        } else if tenants > ROOMY_MAX {
+        } else if tenants > ROOMY_MAX
+            && let Some(share) = self.shares.get_mut(&tenant)
+        {
             share.ready = VecDeque::new();
         }
     }

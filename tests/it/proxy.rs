@@ -4,15 +4,13 @@ use crate::answer::{Answer, metric, request};
 #[cfg(feature = "tls")]
 use crate::bridge::Certificates;
 use crate::shutdown::Binary;
-use crate::support::{Client, DEADLINE, TestServer, await_that, config, connect_from};
+use crate::support::{Client, TestServer, await_that, config, connect_from, dribble_until_closed};
 use ppp::v2::{Addresses, Builder, Command, Protocol, Type, Version};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 use suzu::config::{Config, ProxyProtocol};
-use suzu::driver::Clock;
 use suzu::model::Registry;
-use suzu::time::Instant;
 
 /// The trusted proxy.
 const PROXY: [u8; 4] = [127, 0, 0, 9];
@@ -236,32 +234,12 @@ fn who_is_slow_with_the_header_is_closed_and_disturbs_nobody() {
     let mut healthy = connect(&server, header("192.0.2.1:1"));
     healthy.upgrade("/v1/echo");
     let slow_header = header("192.0.2.2:1");
-    let mut slow: Vec<_> = (0..50).map(|_| connect_from(PROXY, server.addr).stream).collect();
-    let clock = Clock::new();
-    let mut place = 0;
-    while !slow.is_empty() {
-        assert!(clock.instant() < Instant::from_origin(DEADLINE), "{} are not closed", slow.len());
-        for (number, stream) in slow.iter_mut().enumerate() {
-            // Some say nothing at all. Whoever is closed cannot be written to.
-            if number % 5 > 0 {
-                let _ = stream.write_all(&slow_header[place..=place]);
-            }
-        }
-        // The last byte never comes.
-        place = (place + 1).min(slow_header.len() - 2);
-        healthy.echo(&[place as u8; 100]);
-        slow.retain_mut(|stream| !is_closed(stream));
-    }
+    let slow = (0..50).map(|_| connect_from(PROXY, server.addr).stream).collect();
+    // The last byte never comes.
+    let begun = &slow_header[..slow_header.len() - 1];
+    dribble_until_closed(slow, begun, |place| healthy.echo(&[place as u8; 100]));
     await_that("they are counted", || metric(server.addr, "suzu_proxy_headers_refused_total") >= 50.0);
     assert_eq!(live(&mut connect(&server, header("192.0.2.2:2"))), 200);
-}
-
-fn is_closed(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    match stream.read(&mut [0]) {
-        Ok(count) => count == 0,
-        Err(error) => !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut),
-    }
 }
 
 #[test]

@@ -288,6 +288,42 @@ pub fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Sends to each of these a byte of `bytes` at a time, and the last again and again, until the server has closed all of them;
+/// a fifth of them say nothing at all. `beside` is done after each byte, with its place.
+pub fn dribble_until_closed(mut slow: Vec<TcpStream>, bytes: &[u8], mut beside: impl FnMut(usize)) {
+    let clock = Clock::new();
+    let mut place = 0;
+    while !slow.is_empty() {
+        assert!(
+            clock.instant() < suzu::time::Instant::from_origin(DEADLINE),
+            "{} are not closed",
+            slow.len()
+        );
+        for (number, stream) in slow.iter_mut().enumerate() {
+            // Whoever is closed cannot be written to.
+            if number % 5 > 0 {
+                let _ = stream.write_all(&bytes[place..=place]);
+            }
+        }
+        place = (place + 1).min(bytes.len() - 1);
+        beside(place);
+        slow.retain_mut(|stream| !is_closed(stream));
+    }
+}
+
+/// Whether the server has closed the connection, after whatever it still says.
+pub fn is_closed(stream: &mut TcpStream) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut bytes = [0; 4096];
+    loop {
+        match stream.read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+}
+
 /// Asks again and again until it is so. For what no socket tells.
 pub fn await_that(what: &str, mut is_so: impl FnMut() -> bool) {
     let clock = Clock::new();

@@ -5,16 +5,14 @@ use crate::bridge::{Certificates, TlsStream};
 use crate::cli::suzu;
 use crate::stream_client::{Story, StreamClient, tone_ms};
 use crate::streams::recording;
-use crate::support::{BINARY, Client, DEADLINE, TestServer, await_that, config, frame};
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use crate::support::{BINARY, Client, DEADLINE, TestServer, await_that, config, dribble_until_closed, frame};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 use suzu::client::{Connection, Error, Message, Options};
 use suzu::config::Config;
-use suzu::driver::Clock;
 use suzu::model::Registry;
-use suzu::time::Instant;
 
 /// A server with TLS, and a bridge for clients without.
 struct Secure {
@@ -244,38 +242,13 @@ fn hello(secure: &Secure) -> Vec<u8> {
     bytes
 }
 
-fn closed(stream: &mut TcpStream) -> bool {
-    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
-    let mut bytes = [0; 4096];
-    loop {
-        match stream.read(&mut bytes) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) => return !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
-        }
-    }
-}
-
 #[test]
 fn who_is_slow_to_greet_is_closed_and_disturbs_nobody() {
     let secure = Secure::start_with(Config { tls_handshake_timeout: Duration::from_millis(500), ..config() });
     let mut healthy = Client::websocket(secure.bridge, "/v1/echo");
     let hello = hello(&secure);
-    let mut slow: Vec<_> = (0..50).map(|_| TcpStream::connect(secure.server.addr).unwrap()).collect();
-    let clock = Clock::new();
-    let mut place = 0;
-    while !slow.is_empty() {
-        assert!(clock.instant() < Instant::from_origin(DEADLINE), "{} are not closed", slow.len());
-        for (number, stream) in slow.iter_mut().enumerate() {
-            // Some say nothing at all. Whoever is closed cannot be written to.
-            if number % 5 > 0 {
-                let _ = stream.write_all(&hello[place..=place]);
-            }
-        }
-        place = (place + 1).min(59);
-        healthy.echo(&pattern(place));
-        slow.retain_mut(|stream| !closed(stream));
-    }
+    let slow = (0..50).map(|_| TcpStream::connect(secure.server.addr).unwrap()).collect();
+    dribble_until_closed(slow, &hello[..60], |place| healthy.echo(&pattern(place)));
     await_that("they are counted", || metric(secure.bridge, "suzu_tls_handshakes_failed_total") >= 50.0);
     healthy.echo(b"still here");
 }
